@@ -1,0 +1,310 @@
+/* The CUDA device: memory, streams, events and copies through the runtime; kernels are in cuda_primitives.cu. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_primitives.h"
+#include "device.h"
+#include "gemm_cuda.h"
+#include "host_memory.h"
+
+#define MAX_STREAMS 32
+/* Copies from and to the host go through pinned pieces, so that the host's own memory may be pageable and the copy engine runs at full speed. */
+#define PINNED_PIECE_BYTES ((size_t)4 << 20)
+#define PINNED_PIECES 2
+
+typedef struct tn_cuda_device {
+    tn_device base;
+    int ordinal;
+    cudaStream_t streams[MAX_STREAMS];
+    int n_streams;
+    void *pinned[PINNED_PIECES];
+    cudaEvent_t pinned_free[PINNED_PIECES]; /* recorded when the copy out of the piece was put on a stream */
+    int next_piece;
+    int64_t *found; /* device memory for one index, from the driver: the allocator stands on this device */
+} tn_cuda_device;
+
+static tn_cuda_device *cuda_of(tn_device *device) { return (tn_cuda_device *)device; }
+
+tn_status tn_cuda_said(tn_device *device, int cuda_error, const char *call) {
+    cudaError_t error = (cudaError_t)cuda_error;
+    if (error == cudaSuccess) return TN_OK;
+    cudaGetLastError(); /* a launch error stays until it is read */
+    snprintf(device->failure, sizeof device->failure, "%s: %s (%s)", call, cudaGetErrorString(error), cudaGetErrorName(error));
+    return error == cudaErrorMemoryAllocation ? TN_ERR_MEMORY : TN_ERR_DEVICE;
+}
+
+#define SAID(device, expression, call) tn_cuda_said((device), (int)(expression), (call))
+#define RETURN_UNLESS_OK(expression)            \
+    do {                                        \
+        tn_status said = (expression);          \
+        if (said != TN_OK) return said;         \
+    } while (0)
+
+static cudaStream_t stream_of(tn_device *device, tn_stream stream) { return cuda_of(device)->streams[stream]; }
+
+/* ---- segments ---- */
+
+static tn_status segment_alloc(tn_device *device, size_t bytes, void **memory) {
+    return SAID(device, cudaMalloc(memory, bytes), "cudaMalloc");
+}
+
+static void segment_free(tn_device *device, void *memory, size_t bytes) {
+    (void)bytes;
+    tn_cuda_said(device, (int)cudaFree(memory), "cudaFree");
+}
+
+/* ---- streams and events ---- */
+
+static tn_status stream_create(tn_device *device, tn_stream *stream) {
+    tn_cuda_device *cuda = cuda_of(device);
+    if (cuda->n_streams == MAX_STREAMS) {
+        snprintf(device->failure, sizeof device->failure, "a context has at most %d streams", MAX_STREAMS);
+        return TN_ERR_ARGUMENT;
+    }
+    RETURN_UNLESS_OK(SAID(device, cudaStreamCreateWithFlags(&cuda->streams[cuda->n_streams], cudaStreamNonBlocking), "cudaStreamCreate"));
+    *stream = cuda->n_streams++;
+    return TN_OK;
+}
+
+static tn_status event_record(tn_device *device, tn_stream stream, tn_device_event *event) {
+    cudaEvent_t recorded;
+    RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&recorded, cudaEventDisableTiming), "cudaEventCreate"));
+    tn_status status = SAID(device, cudaEventRecord(recorded, stream_of(device, stream)), "cudaEventRecord");
+    if (status != TN_OK) cudaEventDestroy(recorded);
+    event->handle = (uint64_t)(uintptr_t)recorded;
+    return status;
+}
+
+static cudaEvent_t event_of(tn_device_event event) { return (cudaEvent_t)(uintptr_t)event.handle; }
+
+static tn_status event_done(tn_device *device, tn_device_event event, bool *done) {
+    cudaError_t error = cudaEventQuery(event_of(event));
+    *done = error == cudaSuccess;
+    if (error == cudaErrorNotReady) {
+        cudaGetLastError();
+        return TN_OK;
+    }
+    RETURN_UNLESS_OK(SAID(device, error, "cudaEventQuery"));
+    return SAID(device, cudaEventDestroy(event_of(event)), "cudaEventDestroy");
+}
+
+static tn_status event_wait(tn_device *device, tn_device_event event) {
+    RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(event_of(event)), "cudaEventSynchronize"));
+    return SAID(device, cudaEventDestroy(event_of(event)), "cudaEventDestroy");
+}
+
+static tn_status stream_wait(tn_device *device, tn_stream waiting, tn_stream awaited) {
+    cudaEvent_t event;
+    RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate"));
+    tn_status status = SAID(device, cudaEventRecord(event, stream_of(device, awaited)), "cudaEventRecord");
+    if (status == TN_OK) status = SAID(device, cudaStreamWaitEvent(stream_of(device, waiting), event, 0), "cudaStreamWaitEvent");
+    cudaEventDestroy(event); /* the wait that was put on the stream keeps what it needs */
+    return status;
+}
+
+static tn_status synchronize(tn_device *device) { return SAID(device, cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
+
+static void *native_stream(tn_device *device, tn_stream stream) { return stream_of(device, stream); }
+
+/* ---- bytes ---- */
+
+static tn_status copy_from_host(tn_device *device, void *to, const void *host, size_t bytes, tn_stream stream) {
+    tn_cuda_device *cuda = cuda_of(device);
+    for (size_t at = 0; at < bytes;) {
+        size_t n = bytes - at < PINNED_PIECE_BYTES ? bytes - at : PINNED_PIECE_BYTES;
+        int piece = cuda->next_piece;
+        cuda->next_piece = (piece + 1) % PINNED_PIECES;
+        RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(cuda->pinned_free[piece]), "cudaEventSynchronize"));
+        memcpy(cuda->pinned[piece], (const char *)host + at, n);
+        RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync((char *)to + at, cuda->pinned[piece], n, cudaMemcpyHostToDevice, stream_of(device, stream)),
+                              "cudaMemcpyAsync to the device"));
+        RETURN_UNLESS_OK(SAID(device, cudaEventRecord(cuda->pinned_free[piece], stream_of(device, stream)), "cudaEventRecord"));
+        at += n;
+    }
+    return TN_OK;
+}
+
+/* While one piece is copied out by the host, the next is on its way. */
+static tn_status copy_to_host(tn_device *device, void *host, const void *from, size_t bytes, tn_stream stream) {
+    tn_cuda_device *cuda = cuda_of(device);
+    size_t n_pieces = (bytes + PINNED_PIECE_BYTES - 1) / PINNED_PIECE_BYTES;
+    for (size_t i = 0; i <= n_pieces; i++) {
+        if (i < n_pieces) {
+            size_t at = i * PINNED_PIECE_BYTES, n = bytes - at < PINNED_PIECE_BYTES ? bytes - at : PINNED_PIECE_BYTES;
+            int piece = (int)(i % PINNED_PIECES);
+            if (i < PINNED_PIECES) RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(cuda->pinned_free[piece]), "cudaEventSynchronize"));
+            RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync(cuda->pinned[piece], (const char *)from + at, n, cudaMemcpyDeviceToHost, stream_of(device, stream)),
+                                  "cudaMemcpyAsync from the device"));
+            RETURN_UNLESS_OK(SAID(device, cudaEventRecord(cuda->pinned_free[piece], stream_of(device, stream)), "cudaEventRecord"));
+        }
+        if (i > 0) {
+            size_t at = (i - 1) * PINNED_PIECE_BYTES, n = bytes - at < PINNED_PIECE_BYTES ? bytes - at : PINNED_PIECE_BYTES;
+            int piece = (int)((i - 1) % PINNED_PIECES);
+            RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(cuda->pinned_free[piece]), "cudaEventSynchronize"));
+            memcpy((char *)host + at, cuda->pinned[piece], n);
+        }
+    }
+    return TN_OK;
+}
+
+static tn_status fill_bytes(tn_device *device, void *to, unsigned char byte, size_t bytes, tn_stream stream) {
+    return SAID(device, cudaMemsetAsync(to, byte, bytes, stream_of(device, stream)), "cudaMemsetAsync");
+}
+
+static tn_status read_found(tn_device *device, tn_stream stream, int64_t *at) {
+    tn_cuda_device *cuda = cuda_of(device);
+    RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync(at, cuda->found, sizeof *at, cudaMemcpyDeviceToHost, stream_of(device, stream)), "cudaMemcpyAsync"));
+    return SAID(device, cudaStreamSynchronize(stream_of(device, stream)), "cudaStreamSynchronize");
+}
+
+static tn_status find_other_byte(tn_device *device, const void *from, unsigned char byte, size_t bytes, size_t *at) {
+    int64_t found = -1;
+    RETURN_UNLESS_OK(SAID(device, tn_cuda_find_other_byte(from, byte, bytes, cuda_of(device)->found, stream_of(device, 0)), "find_other_byte"));
+    RETURN_UNLESS_OK(read_found(device, 0, &found));
+    *at = found < 0 ? bytes : (size_t)found;
+    return TN_OK;
+}
+
+/* ---- kernels ---- */
+
+static tn_status fill(tn_device *device, tn_tensor *to, double value, tn_stream stream) {
+    return SAID(device, tn_cuda_fill(to, value, stream_of(device, stream)), "fill");
+}
+
+static tn_status copy(tn_device *device, tn_tensor *to, const tn_tensor *from, tn_stream stream) {
+    return SAID(device, tn_cuda_copy(to, from, stream_of(device, stream)), "copy");
+}
+
+static tn_status accumulate(tn_device *device, tn_tensor *to, const tn_tensor *from, tn_stream stream) {
+    return SAID(device, tn_cuda_accumulate(to, from, stream_of(device, stream)), "accumulate");
+}
+
+static tn_status random_fill(tn_device *device, tn_tensor *to, const tn_random_spec *spec, tn_stream stream) {
+    return SAID(device, tn_cuda_random(to, spec, stream_of(device, stream)), "random");
+}
+
+static tn_status arange(tn_device *device, tn_tensor *to, tn_stream stream) {
+    return SAID(device, tn_cuda_arange(to, stream_of(device, stream)), "arange");
+}
+
+static tn_status find_nonfinite(tn_device *device, const tn_tensor *t, int64_t *at, tn_stream stream) {
+    RETURN_UNLESS_OK(SAID(device, tn_cuda_find_nonfinite(t, cuda_of(device)->found, stream_of(device, stream)), "find_nonfinite"));
+    return read_found(device, stream, at);
+}
+
+/* ---- opening and closing ---- */
+
+static void close_cuda(tn_device *device) {
+    tn_cuda_device *cuda = cuda_of(device);
+    cudaDeviceSynchronize();
+    tn_gemm_cuda_close(device);
+    for (int i = 0; i < cuda->n_streams; i++) cudaStreamDestroy(cuda->streams[i]);
+    for (int i = 0; i < PINNED_PIECES; i++) {
+        if (cuda->pinned_free[i]) cudaEventDestroy(cuda->pinned_free[i]);
+        if (cuda->pinned[i]) cudaFreeHost(cuda->pinned[i]);
+    }
+    if (cuda->found) cudaFree(cuda->found);
+    cudaGetLastError();
+    tn_host_free(cuda);
+}
+
+static const tn_device_interface cuda_interface = {
+    .segment_alloc = segment_alloc,
+    .segment_free = segment_free,
+    .stream_create = stream_create,
+    .event_record = event_record,
+    .event_done = event_done,
+    .event_wait = event_wait,
+    .stream_wait = stream_wait,
+    .synchronize = synchronize,
+    .native_stream = native_stream,
+    .copy_from_host = copy_from_host,
+    .copy_to_host = copy_to_host,
+    .fill_bytes = fill_bytes,
+    .find_other_byte = find_other_byte,
+    .fill = fill,
+    .copy = copy,
+    .accumulate = accumulate,
+    .random = random_fill,
+    .arange = arange,
+    .find_nonfinite = find_nonfinite,
+    .close = close_cuda,
+};
+
+/* The best path of the GPU, unless TENON_CUDA_PATH asks for a lesser one. False: it asks for what there is not. */
+static bool choose_path(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes) {
+    static const char *const names[TN_CUDA_PATH_COUNT] = {"plain", "base", "hopper"};
+    const char *wanted = getenv("TENON_CUDA_PATH");
+    *path = best;
+    if (!wanted || !*wanted) return true;
+    for (int i = 0; i < TN_CUDA_PATH_COUNT; i++)
+        if (strcmp(wanted, names[i]) == 0) {
+            *path = (tn_cuda_path)i;
+            if (*path <= best) return true;
+            snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s, but this GPU runs at most the %s path", wanted, names[best]);
+            return false;
+        }
+    snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s: wanted plain, base or hopper", wanted);
+    return false;
+}
+
+static int find_device(char *reason, size_t n_bytes, struct cudaDeviceProp *properties) {
+    int n = 0;
+    cudaError_t error = cudaGetDeviceCount(&n);
+    if (error != cudaSuccess || n == 0) {
+        cudaGetLastError();
+        snprintf(reason, n_bytes, "no usable CUDA device: %s", error != cudaSuccess ? cudaGetErrorString(error) : "none is installed");
+        return -1;
+    }
+    for (int i = 0; i < n; i++) {
+        if (cudaGetDeviceProperties(properties, i) != cudaSuccess) continue;
+        if (properties->major >= 8) return i;
+    }
+    cudaGetLastError();
+    snprintf(reason, n_bytes, "the CUDA device is %s with compute capability %d.%d; wanted 8.0 or higher", properties->name, properties->major,
+             properties->minor);
+    return -1;
+}
+
+static tn_status acquire(tn_cuda_device *cuda) {
+    tn_device *device = &cuda->base;
+    tn_stream first;
+    RETURN_UNLESS_OK(SAID(device, cudaSetDevice(cuda->ordinal), "cudaSetDevice"));
+    RETURN_UNLESS_OK(stream_create(device, &first));
+    RETURN_UNLESS_OK(SAID(device, cudaMalloc((void **)&cuda->found, sizeof *cuda->found), "cudaMalloc"));
+    for (int i = 0; i < PINNED_PIECES; i++) {
+        RETURN_UNLESS_OK(SAID(device, cudaMallocHost(&cuda->pinned[i], PINNED_PIECE_BYTES), "cudaMallocHost"));
+        RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&cuda->pinned_free[i], cudaEventDisableTiming), "cudaEventCreate"));
+    }
+    return TN_OK;
+}
+
+tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
+    struct cudaDeviceProp properties;
+    memset(&properties, 0, sizeof properties);
+    int ordinal = find_device(reason, n_bytes, &properties);
+    if (ordinal < 0) return NULL;
+    tn_cuda_path path;
+    if (!choose_path(properties.major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE, &path, reason, n_bytes)) return NULL;
+    tn_cuda_device *cuda = tn_host_calloc(sizeof *cuda);
+    if (!cuda) {
+        snprintf(reason, n_bytes, "the host has no memory left");
+        return NULL;
+    }
+    cuda->base = (tn_device){.interface = &cuda_interface,
+                             .kind = TN_DEVICE_CUDA,
+                             .name = "cuda",
+                             .threads = 1,
+                             .cuda_path = path,
+                             .multiprocessors = properties.multiProcessorCount,
+                             .shared_bytes = properties.sharedMemPerBlockOptin};
+    cuda->ordinal = ordinal;
+    snprintf(cuda->base.detail, sizeof cuda->base.detail, "%.96s, %d multiprocessors, %.0f GiB", properties.name, properties.multiProcessorCount,
+             (double)properties.totalGlobalMem / (double)(1 << 30));
+    if (acquire(cuda) == TN_OK) return &cuda->base;
+    snprintf(reason, n_bytes, "%s", cuda->base.failure);
+    close_cuda(&cuda->base);
+    return NULL;
+}

@@ -1,0 +1,15 @@
+/* Stands in for the CUDA device where the build has none. */
+#include <stdio.h>
+
+#include "device.h"
+
+tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
+    snprintf(reason, n_bytes, "built without CUDA");
+    return NULL;
+}
+
+tn_status tn_cuda_said(tn_device *device, int cuda_error, const char *call) {
+    if (cuda_error == 0) return TN_OK;
+    snprintf(device->failure, sizeof device->failure, "%s: built without CUDA", call);
+    return TN_ERR_UNSUPPORTED;
+}

@@ -1,0 +1,93 @@
+#include "../../libtensor/parallel.h"
+#include "../activation_cpu.h"
+#include "../lanes_cpu.h"
+#include "swiglu_internal.h"
+
+#define SMALLEST_GRAIN 16384
+
+typedef struct tn_swiglu_job {
+    tn_dtype dtype;
+    int64_t f;
+    const void *x, *d;
+    void *to;
+} tn_swiglu_job;
+
+TN_INLINE void forward_row(tn_dtype dtype, const void *u, const void *v, void *o, int64_t f) {
+    for (int64_t i = 0; i < f; i += TN_VF_LANES)
+        tn_lanes_store(dtype, o, i, f, tn_vf_act(TN_SILU, tn_lanes_load(dtype, u, i, f)) * tn_lanes_load(dtype, v, i, f));
+}
+
+TN_INLINE void backward_row(tn_dtype dtype, const void *u, const void *v, const void *d, void *du, void *dv, int64_t f) {
+    for (int64_t i = 0; i < f; i += TN_VF_LANES) {
+        tn_vf x = tn_lanes_load(dtype, u, i, f), upstream = tn_lanes_load(dtype, d, i, f);
+        tn_vf s = tn_vf_sigmoid(x), slope = s * (1.0f + x * (1.0f - s));
+        tn_lanes_store(dtype, du, i, f, upstream * tn_lanes_load(dtype, v, i, f) * slope);
+        tn_lanes_store(dtype, dv, i, f, upstream * (x * s));
+    }
+}
+
+TN_INLINE void forward_rows(tn_dtype dtype, const tn_swiglu_job *job, int64_t begin, int64_t end) {
+    int64_t f = job->f;
+    for (int64_t row = begin; row < end; row++) {
+        const void *u = tn_elements_after(dtype, job->x, row * 2 * f);
+        forward_row(dtype, u, tn_elements_after(dtype, u, f), tn_elements_after(dtype, job->to, row * f), f);
+    }
+}
+TN_INLINE void backward_rows(tn_dtype dtype, const tn_swiglu_job *job, int64_t begin, int64_t end) {
+    int64_t f = job->f;
+    for (int64_t row = begin; row < end; row++) {
+        const void *u = tn_elements_after(dtype, job->x, row * 2 * f);
+        void *du = tn_elements_after(dtype, job->to, row * 2 * f);
+        const void *v = tn_elements_after(dtype, u, f), *d = tn_elements_after(dtype, job->d, row * f);
+        backward_row(dtype, u, v, d, du, tn_elements_after(dtype, du, f), f);
+    }
+}
+
+TN_SIMD_CLONES static void forward_lanes(void *user, int64_t begin, int64_t end) {
+    const tn_swiglu_job *job = user;
+    if (job->dtype == TN_F32) forward_rows(TN_F32, job, begin, end);
+    else forward_rows(TN_BF16, job, begin, end);
+}
+TN_SIMD_CLONES static void backward_lanes(void *user, int64_t begin, int64_t end) {
+    const tn_swiglu_job *job = user;
+    if (job->dtype == TN_F32) backward_rows(TN_F32, job, begin, end);
+    else backward_rows(TN_BF16, job, begin, end);
+}
+
+static void forward_f64(void *user, int64_t begin, int64_t end) {
+    const tn_swiglu_job *job = user;
+    int64_t f = job->f;
+    for (int64_t row = begin; row < end; row++) {
+        const double *u = (const double *)job->x + row * 2 * f, *v = u + f;
+        double *o = (double *)job->to + row * f;
+        for (int64_t i = 0; i < f; i++) o[i] = tn_f64_act(TN_SILU, u[i]) * v[i];
+    }
+}
+static void backward_f64(void *user, int64_t begin, int64_t end) {
+    const tn_swiglu_job *job = user;
+    int64_t f = job->f;
+    for (int64_t row = begin; row < end; row++) {
+        const double *u = (const double *)job->x + row * 2 * f, *v = u + f, *d = (const double *)job->d + row * f;
+        double *du = (double *)job->to + row * 2 * f, *dv = du + f;
+        for (int64_t i = 0; i < f; i++) {
+            du[i] = d[i] * v[i] * tn_f64_act_slope(TN_SILU, u[i]);
+            dv[i] = d[i] * tn_f64_act(TN_SILU, u[i]);
+        }
+    }
+}
+
+static tn_status run(tn_range_body f64, tn_range_body lanes, const tn_tensor *x, const tn_tensor *d, tn_tensor *to, int threads) {
+    int64_t width = x->shape[x->axes - 1];
+    if (x->numel == 0) return TN_OK;
+    tn_swiglu_job job = {.dtype = x->dtype, .f = width / 2, .x = x->data, .d = d ? d->data : NULL, .to = to->data};
+    int64_t rows = x->numel / width;
+    tn_parallel_for(rows, tn_even_grain(rows, SMALLEST_GRAIN / width, 1, threads), x->dtype == TN_F64 ? f64 : lanes, &job, threads);
+    return TN_OK;
+}
+
+tn_status tn_swiglu_forward_cpu(tn_op_call *call) {
+    return run(forward_f64, forward_lanes, call->in[0], NULL, call->out[0], call->threads);
+}
+tn_status tn_swiglu_backward_cpu(tn_op_call *call) {
+    return run(backward_f64, backward_lanes, call->in[0], call->dout[0], call->din[0], call->threads);
+}
