@@ -122,14 +122,15 @@ static bool launch(tn_op_call *call, tn_kernel kernel, bool backward) {
     tn_context *cx = call->cx;
     tn_block *block = NULL;
     call->workspace = NULL;
-    call->workspace_bytes = call->op->workspace ? call->op->workspace(call, backward) : 0;
+    call->device = cx->device;
+    call->threads = cx->device->threads;
+    size_t (*workspace)(const tn_op_call *, bool) = call->op->workspace[cx->device->kind];
+    call->workspace_bytes = workspace ? workspace(call, backward) : 0;
     if (call->workspace_bytes) {
         block = tn_workspace_take(cx, call->workspace_bytes);
         if (!block) return false;
         call->workspace = tn_block_data(block);
     }
-    call->device = cx->device;
-    call->threads = cx->device->threads;
     bool fine = true;
     if (!cx->device->dry_run) {
         call->stream = cx->device->interface->native_stream(cx->device, cx->stream);

@@ -189,7 +189,7 @@ struct tn_op_def {
     tn_kernel forward[TN_DEVICE_KIND_COUNT], backward[TN_DEVICE_KIND_COUNT];
     unsigned forward_dtypes[TN_DEVICE_KIND_COUNT], backward_dtypes[TN_DEVICE_KIND_COUNT];
     /* Scratch bytes of a pass; NULL: none. */
-    size_t (*workspace)(const tn_op_call *call, bool backward);
+    size_t (*workspace[TN_DEVICE_KIND_COUNT])(const tn_op_call *call, bool backward);
 
     /* TN_OP_VIEW: makes call->out[0] from call->in[0], e.g. with tn_alias. */
     bool (*view)(tn_op_call *call);

@@ -111,8 +111,9 @@ static tn_gemm_batch stack(tn_gemm_batch c) {
 
 static bool prefers_own(const tn_gemm_batch *c) {
     double work = work_of(c);
-    if (c->n_batch > 1) return work <= SMALL_BATCHED_WORK;
-    return c->m <= FEW_ROWS || c->n == 1 || work <= (c->tb && !c->ta ? SMALL_TURNED_WORK : SMALL_WORK);
+    bool turned = c->tb && !c->ta;
+    if (c->n_batch > 1) return work <= SMALL_BATCHED_WORK && (c->threads > 1 || turned);
+    return c->m <= FEW_ROWS || c->n == 1 || work <= (turned ? SMALL_TURNED_WORK : SMALL_WORK);
 }
 
 tn_status tn_gemm_batched(const tn_gemm_batch *call) {

@@ -1,5 +1,5 @@
-/* Matrix products on the CPU: OpenBLAS for large ones, our own kernel for small, batched and bf16-in-passing ones and where no
- * OpenBLAS is found. Row-major.
+/* Matrix products on the CPU: OpenBLAS for large ones, our own kernel for small, batched and bf16 ones, for vectors, inside
+ * parallel loops and where no OpenBLAS is found. Row-major.
  *
  *     C = alpha * op(A) * op(B) + beta * C         op(A) [m,k], op(B) [k,n], C [m,n]
  *
@@ -11,7 +11,7 @@
 
 #include "tensor.h"
 
-/* Scratch that a call needs; 0 for f32 and f64. `n_batch` is 1 for the plain call. */
+/* Scratch that a call needs; none at present: bf16 is widened panel by panel on the stack. `n_batch` is 1 for the plain call. */
 size_t tn_gemm_workspace_bytes(tn_dtype dtype, int64_t n_batch, int64_t m, int64_t n, int64_t k, int threads);
 
 tn_status tn_gemm_f32(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,

@@ -11,7 +11,10 @@
 typedef void (*micro_kernel)(int64_t k, const void *a, int64_t a_row, int64_t a_step, const void *b, int64_t b_step, void *c, int64_t ldc,
                              bool add);
 
-/* Rows come in groups of four, so that the addresses of A take few registers. Loops over rows and vectors unroll whole. */
+/* Unrolled early, so that the array of sums becomes registers. */
+#define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
+
+/* Rows come in groups of four, so that the addresses of A take few registers. */
 #define MICRO(name, T, BYTES, ROWS, VECTORS, TARGET)                                                                                      \
     TARGET static void name(int64_t k, const void *from_a, int64_t a_row, int64_t a_step, const void *from_b, int64_t b_step, void *to_c, \
                             int64_t ldc, bool add) {                                                                                      \
@@ -19,25 +22,25 @@ typedef void (*micro_kernel)(int64_t k, const void *a, int64_t a_row, int64_t a_
         typedef T memory __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));                                              \
         enum { LANES = BYTES / sizeof(T), GROUPS = (ROWS + 3) / 4 };                                                                      \
         vector sum[ROWS][VECTORS];                                                                                                        \
-        for (int i = 0; i < ROWS; i++)                                                                                                    \
-            for (int x = 0; x < VECTORS; x++) sum[i][x] = (vector){ 0 };                                                                  \
+        UNROLLED(i, ROWS)                                                                                                                 \
+        UNROLLED(x, VECTORS) sum[i][x] = (vector){ 0 };                                                                                   \
         const T *group[GROUPS], *b = (const T *)from_b;                                                                                   \
-        for (int g = 0; g < GROUPS; g++) group[g] = (const T *)from_a + 4 * g * a_row;                                                    \
+        UNROLLED(g, GROUPS) group[g] = (const T *)from_a + 4 * g * a_row;                                                                 \
         const int64_t offset[4] = { 0, a_row, 2 * a_row, 3 * a_row };                                                                     \
         for (; k > 0; k--) {                                                                                                              \
             vector column[VECTORS];                                                                                                       \
-            for (int x = 0; x < VECTORS; x++) column[x] = *(const memory *)(b + x * LANES);                                               \
-            for (int i = 0; i < ROWS; i++)                                                                                                \
-                for (int x = 0; x < VECTORS; x++) sum[i][x] += group[i / 4][offset[i % 4]] * column[x];                                   \
-            for (int g = 0; g < GROUPS; g++) group[g] += a_step;                                                                          \
+            UNROLLED(x, VECTORS) column[x] = *(const memory *)(b + x * LANES);                                                            \
+            UNROLLED(i, ROWS)                                                                                                             \
+            UNROLLED(x, VECTORS) sum[i][x] += group[i / 4][offset[i % 4]] * column[x];                                                    \
+            UNROLLED(g, GROUPS) group[g] += a_step;                                                                                       \
             b += b_step;                                                                                                                  \
         }                                                                                                                                 \
-        for (int i = 0; i < ROWS; i++)                                                                                                    \
-            for (int x = 0; x < VECTORS; x++) {                                                                                           \
-                memory *to = (memory *)((T *)to_c + i * ldc + x * LANES);                                                                 \
-                if (add) sum[i][x] += *to;                                                                                                \
-                *to = sum[i][x];                                                                                                          \
-            }                                                                                                                             \
+        UNROLLED(i, ROWS)                                                                                                                 \
+        UNROLLED(x, VECTORS) {                                                                                                            \
+            memory *to = (memory *)((T *)to_c + i * ldc + x * LANES);                                                                     \
+            if (add) sum[i][x] += *to;                                                                                                    \
+            *to = sum[i][x];                                                                                                              \
+        }                                                                                                                                 \
     }
 
 #define MICRO_SMALL(prefix, T, BYTES, TARGET)   \

@@ -4,15 +4,11 @@
 
 #include "simd.h"
 
-/* result := the lanes `...` of a followed by b; `lanes` is how many there are. */
+/* The lanes `...` of a followed by b. */
 #ifdef TN_HAS_SHUFFLEVECTOR
-#define TN_INTERLEAVE_(lanes, result, a, b, ...) result = __builtin_shufflevector(a, b, __VA_ARGS__)
+#define TN_INTERLEAVE_(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define TN_INTERLEAVE_(lanes, result, a, b, ...)                                                                     \
-    do {                                                                                                             \
-        static const int at_[] = { __VA_ARGS__ };                                                                    \
-        for (int l_ = 0; l_ < (lanes); l_++) result[l_] = at_[l_] < (lanes) ? (a)[at_[l_]] : (b)[at_[l_] - (lanes)]; \
-    } while (0)
+#define TN_INTERLEAVE_(a, b, ...) __builtin_shuffle(a, b, (__typeof__((a) == (b))){ __VA_ARGS__ })
 #endif
 #define TN_LOW_2_ 0, 2
 #define TN_HIGH_2_ 1, 3
@@ -25,13 +21,13 @@
 
 /* row[lanes]: vectors of `lanes` (2, 4, 8 or 16) elements, transposed in place; mixed[lanes] is scratch. Interleaving the first half of
  * the rows with the second, log2(lanes) times, does it. */
-#define TN_TRANSPOSE(row, mixed, lanes)                                                                   \
-    for (int stage_ = 1; stage_ < (lanes); stage_ *= 2) {                                                 \
-        for (int r_ = 0; r_ < (lanes) / 2; r_++) {                                                        \
-            TN_INTERLEAVE_(lanes, mixed[2 * r_], row[r_], row[r_ + (lanes) / 2], TN_LOW_##lanes##_);      \
-            TN_INTERLEAVE_(lanes, mixed[2 * r_ + 1], row[r_], row[r_ + (lanes) / 2], TN_HIGH_##lanes##_); \
-        }                                                                                                 \
-        memcpy(row, mixed, sizeof row);                                                                   \
+#define TN_TRANSPOSE(row, mixed, lanes)                                                             \
+    for (int stage_ = 1; stage_ < (lanes); stage_ *= 2) {                                           \
+        for (int r_ = 0; r_ < (lanes) / 2; r_++) {                                                  \
+            mixed[2 * r_] = TN_INTERLEAVE_(row[r_], row[r_ + (lanes) / 2], TN_LOW_##lanes##_);      \
+            mixed[2 * r_ + 1] = TN_INTERLEAVE_(row[r_], row[r_ + (lanes) / 2], TN_HIGH_##lanes##_); \
+        }                                                                                           \
+        memcpy(row, mixed, sizeof row);                                                             \
     }
 
 #endif

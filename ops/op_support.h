@@ -4,6 +4,13 @@
 
 #include "../autograd/op.h"
 
+/* A CUDA kernel in a tn_op_def: NULL in a build without CUDA. */
+#ifdef TN_WITH_CUDA
+#define TN_CUDA_KERNEL(function) function
+#else
+#define TN_CUDA_KERNEL(function) NULL
+#endif
+
 static inline tn_spec tn_spec_like(const tn_tensor *t) { return (tn_spec){t->dtype, tn_shape_of(t)}; }
 
 static inline int64_t tn_spec_numel(const tn_spec *spec) {

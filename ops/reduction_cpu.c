@@ -131,8 +131,10 @@ static void make_plan(reduce_plan *plan, const tn_reduction *r) {
     }
     bool same_dtype = r->in->dtype == r->reducer->dtype;
     bool columns = same_dtype && plan->across.in_stride == 1, rows = same_dtype && plan->along.in_stride == 1;
-    plan->gathered = !columns && !rows;
-    plan->as_rows = plan->gathered ? magnitude(plan->along.in_stride) <= magnitude(plan->across.in_stride) || plan->across.size == 1 : !columns;
+    bool along_inside = magnitude(plan->along.in_stride) <= magnitude(plan->across.in_stride) || plan->across.size == 1;
+    bool turned = !columns && plan->along.size < r->reducer->short_row && plan->across.size > plan->along.size;
+    plan->gathered = turned || (!columns && !rows);
+    plan->as_rows = !turned && (plan->gathered ? along_inside : !columns);
     cut_blocks(plan, r->reducer);
     count_work(plan);
 }
@@ -457,10 +459,10 @@ static void sum_finish_i64(const tn_reduction *r, const void *state, int64_t n, 
 
 #define COLUMN_ROWS 256
 
-static const tn_reducer sum_f64 = {TN_F64, NULL, false, 8, COLUMN_ROWS, sum_start, sum_rows_f64, sum_columns_f64, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, sum_start, sum_rows_f32, sum_columns_f32, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_bf16 = {TN_BF16, &sum_f32, false, 8, COLUMN_ROWS, sum_start, sum_rows_bf16, sum_columns_bf16, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_i64 = {TN_I64, NULL, false, 8, COLUMN_ROWS, sum_start, sum_rows_i64, sum_columns_i64, sum_merge_i64, sum_finish_i64};
+static const tn_reducer sum_f64 = {TN_F64, NULL, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_f64, sum_columns_f64, sum_merge_f64, sum_finish_f64};
+static const tn_reducer sum_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_f32, sum_columns_f32, sum_merge_f64, sum_finish_f64};
+static const tn_reducer sum_bf16 = {TN_BF16, &sum_f32, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_bf16, sum_columns_bf16, sum_merge_f64, sum_finish_f64};
+static const tn_reducer sum_i64 = {TN_I64, NULL, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_i64, sum_columns_i64, sum_merge_i64, sum_finish_i64};
 
 const tn_reducer *tn_reducer_sum(tn_dtype dtype) {
     return dtype == TN_F64 ? &sum_f64 : dtype == TN_F32 ? &sum_f32 : dtype == TN_BF16 ? &sum_bf16 : &sum_i64;

@@ -29,6 +29,7 @@ struct tn_reducer {
     bool ordered;              /* needs index and index_step */
     int state_bytes;           /* of one output */
     int64_t column_rows;       /* along of a block for columns(), at most */
+    int64_t short_row;         /* below so many elements rows are better turned into columns; 0: never */
     /* States of n <= TN_REDUCE_PANEL outputs: arrays of n, 64-byte aligned. */
     void (*start)(void *state, int64_t n);
     void (*rows)(void *state, const tn_reduce_block *block);    /* along_stride is 1 */

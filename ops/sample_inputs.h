@@ -20,10 +20,10 @@ typedef union tn_op_args_buffer {
 /* The data dtypes `sample` runs in on cx's device, as TN_MASK bits. */
 TN_API unsigned tn_sample_dtypes(const tn_context *cx, const tn_op_def *op, const tn_sample *sample);
 
-/* Builds the inputs of `sample` on cx, in the innermost scope, and its args. Float data has `dtype` or, for wide inputs, the dtype that goes
- * with it; an input of a fixed other dtype has that one. The numbers depend on seed, input and element alone: not on the device, and on the
- * dtype only by rounding. With requires_grad every input that has a gradient is made a leaf that wants one. in[] holds n_in tensors,
- * NULL for an input left out. False, with an error on cx, if the attributes do not fit the op or memory is short. */
+/* Builds the inputs of `sample` on cx, in the innermost scope, and its args. Float data has `dtype` or, for wide inputs, the dtype that
+ * goes with it; an input of a fixed other dtype has that one. The numbers depend on seed, input and element alone: not on the device, and
+ * on the dtype only by rounding. With requires_grad every input that has a gradient is made a leaf that wants one. in[] holds n_in
+ * tensors, NULL for an input left out. False, with an error on cx, if the attributes do not fit the op or memory is short. */
 TN_API bool tn_sample_make(tn_context *cx, const tn_op_def *op, const tn_sample *sample, tn_dtype dtype, uint64_t seed, bool requires_grad,
                            tn_tensor *in[TN_OP_MAX_INPUTS], int *n_in, tn_op_args_buffer *args);
 

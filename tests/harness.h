@@ -25,14 +25,14 @@ int tn_test_main(const char *name, const struct CMUnitTest *cases, size_t n_case
 const char *tn_test_device(void);
 
 /* Skips the case: CMocka's skip(), counted. */
-void tn_test_skip(const char *file, int line);
+_Noreturn void tn_test_skip(const char *file, int line);
 #undef skip
 #define skip() tn_test_skip(__FILE__, __LINE__)
 
 /* What a failing line should say about the case at hand: seed, shape, dtype. Stays until the next note or the case's end. */
 void tn_test_note(const char *format, ...) TN_PRINTF(1, 2);
 /* Fails the case with a message and the note. The command that reruns just this case follows every failure. */
-void tn_test_fail(const char *file, int line, const char *format, ...) TN_PRINTF(3, 4);
+_Noreturn void tn_test_fail(const char *file, int line, const char *format, ...) TN_PRINTF(3, 4);
 #define TN_TEST_WANT(condition, ...)                                     \
     do {                                                                 \
         if (!(condition)) tn_test_fail(__FILE__, __LINE__, __VA_ARGS__); \

@@ -714,7 +714,7 @@ static double *numbers_of(const void *data, tn_dtype dtype, int64_t n) {
 static void expect_product(matrices *x) {
     const tn_gemm_batch *c = &x->call;
     double *a = numbers_of(x->a, c->dtype, c->n_batch * c->stride_a);
-    double *b = numbers_of(x->b, c->dtype, (c->stride_b ? c->n_batch : 1) * (c->tb ? c->n : c->k) * c->ldb);
+    double *b = numbers_of(x->b, c->dtype, c->n_batch * (c->tb ? c->n : c->k) * c->ldb);
     for (int64_t s = 0; s < c->n_batch; s++)
         for (int64_t i = 0; i < c->m; i++)
             for (int64_t j = 0; j < c->n; j++) {

@@ -145,6 +145,37 @@ typedef struct tn_softmax_columns {
 #define FETCH_AHEAD(pointer, i, j, for_writing)                                                                        \
     __builtin_prefetch(tn_elements_after(dtype, pointer, ((i) + AHEAD) * c.stride + (j)), for_writing)
 
+/* Sums over many rows are formed from sums over this many, which keeps more of their digits. */
+#define ROWS_SUMMED 256
+
+TN_INLINE void column_exp(tn_dtype dtype, const void *x, tn_softmax_columns c, const float *max, float *sum, float *kept) {
+    FOR_COLUMNS(c, i, j) {
+        FETCH_AHEAD(x, i, j, 0);
+        if (kept) FETCH_AHEAD(kept, i, j, 1);
+        tn_vf e = tn_vf_exp(tn_lanes_load(dtype, AT_ROW(x, i), j, c.width) - tn_vf_load(max + j));
+        if (kept) tn_vf_store_part(kept + i * c.stride + j, e, c.width - j);
+        tn_vf_store(sum + j, tn_vf_load(sum + j) + e);
+    }
+}
+
+TN_INLINE void column_product(tn_dtype dtype, const void *o, const void *d, tn_softmax_columns c, float *sum) {
+    FOR_COLUMNS(c, i, j) {
+        FETCH_AHEAD(o, i, j, 0);
+        FETCH_AHEAD(d, i, j, 0);
+        tn_vf product = tn_lanes_load(dtype, AT_ROW(o, i), j, c.width) * tn_lanes_load(dtype, AT_ROW(d, i), j, c.width);
+        tn_vf_store(sum + j, tn_vf_load(sum + j) + product);
+    }
+}
+
+/* Runs `add` over blocks of rows: first row `at`, `block` columns, sums into `part`. */
+#define SUM_BLOCKS(c, sum, at, block, part, add)                                                                       \
+    for (int64_t at = 0; at < (c).rows; at += ROWS_SUMMED) {                                                           \
+        tn_softmax_columns block = {least((c).rows - at, ROWS_SUMMED), (c).stride, (c).width};                         \
+        float part[PANEL] = {0};                                                                                       \
+        add;                                                                                                           \
+        for (int64_t j = 0; j < PANEL; j++) sum[j] += part[j];                                                         \
+    }
+
 /* Maxima, and the sums of exp(x - max); the exponentials go to `kept`, unless that is NULL. */
 TN_INLINE void column_stats(tn_dtype dtype, const void *x, tn_softmax_columns c, float *max, float *sum, float *kept) {
     float buffer[PANEL];
@@ -155,13 +186,7 @@ TN_INLINE void column_stats(tn_dtype dtype, const void *x, tn_softmax_columns c,
         for (int64_t j = 0; j < c.width; j++) max[j] = v[j] > max[j] ? v[j] : max[j];
     }
     for (int64_t j = 0; j < PANEL; j++) max[j] = finite_base(max[j]);
-    FOR_COLUMNS(c, i, j) {
-        FETCH_AHEAD(x, i, j, 0);
-        if (kept) FETCH_AHEAD(kept, i, j, 1);
-        tn_vf e = tn_vf_exp(tn_lanes_load(dtype, AT_ROW(x, i), j, c.width) - tn_vf_load(max + j));
-        if (kept) tn_vf_store_part(kept + i * c.stride + j, e, c.width - j);
-        tn_vf_store(sum + j, tn_vf_load(sum + j) + e);
-    }
+    SUM_BLOCKS(c, sum, at, block, part, column_exp(dtype, AT_ROW(x, at), block, max, part, kept ? kept + at * c.stride : NULL))
 }
 
 TN_INLINE void column_scale(tn_dtype dtype, float *o, tn_softmax_columns c, const float *scale) {
@@ -182,12 +207,7 @@ TN_INLINE void column_again(tn_dtype dtype, const void *x, void *o, tn_softmax_c
 
 TN_INLINE void column_dot(tn_dtype dtype, const void *o, const void *d, tn_softmax_columns c, float *dot) {
     for (int64_t j = 0; j < PANEL; j++) dot[j] = 0;
-    FOR_COLUMNS(c, i, j) {
-        FETCH_AHEAD(o, i, j, 0);
-        FETCH_AHEAD(d, i, j, 0);
-        tn_vf product = tn_lanes_load(dtype, AT_ROW(o, i), j, c.width) * tn_lanes_load(dtype, AT_ROW(d, i), j, c.width);
-        tn_vf_store(dot + j, tn_vf_load(dot + j) + product);
-    }
+    SUM_BLOCKS(c, dot, at, block, part, column_product(dtype, AT_ROW(o, at), AT_ROW(d, at), block, part))
 }
 TN_INLINE void column_back(tn_dtype dtype, const void *o, const void *d, void *dx, tn_softmax_columns c, const float *dot) {
     FOR_COLUMNS(c, i, j) {

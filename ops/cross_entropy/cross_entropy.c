@@ -8,9 +8,9 @@ bool tn_cross_entropy_check_target(tn_op_call *call, const tn_tensor *rows, cons
     bool fits = target->axes == rows->axes - 1;
     for (int axis = 0; fits && axis < target->axes; axis++) fits = target->shape[axis] == rows->shape[axis];
     TN_WANT(fits, call, TN_ERR_SHAPE, "wanted target of %s's shape without the last axis", call->op->inputs[0].name);
-    call->out_spec[0] = (tn_spec){rows->dtype, TN_SCALAR};
+    call->out_spec[0] = (tn_spec){ rows->dtype, TN_SCALAR };
     call->n_aux = 2;
-    call->aux_spec[0] = call->aux_spec[1] = (tn_spec){tn_wide_dtype(rows->dtype), tn_shape_of(target)};
+    call->aux_spec[0] = call->aux_spec[1] = (tn_spec){ tn_wide_dtype(rows->dtype), tn_shape_of(target) };
     return true;
 }
 
@@ -35,10 +35,10 @@ const tn_attr_def tn_cross_entropy_attrs[1] = {
 };
 
 static const tn_input_def cross_entropy_inputs[] = {
-    {.name = "logits", .dtypes = TN_FLOATS, .doc = "[.., v]"},
-    {.name = "target", .flags = TN_INPUT_NO_GRADIENT, .dtypes = TN_MASK(TN_I64), .doc = "[..], 0 .. v-1 or ignore_index"},
+    { .name = "logits", .dtypes = TN_FLOATS, .doc = "[.., v]" },
+    { .name = "target", .flags = TN_INPUT_NO_GRADIENT, .dtypes = TN_MASK(TN_I64), .doc = "[..], 0 .. v-1 or ignore_index" },
 };
-static const tn_output_def cross_entropy_outputs[] = {{"o", "scalar"}};
+static const tn_output_def cross_entropy_outputs[] = { { "o", "scalar" } };
 
 static const tn_op_def cross_entropy_def = {
     .name = "cross_entropy",
@@ -61,10 +61,10 @@ static const tn_op_def cross_entropy_def = {
     .floor_bytes = cross_entropy_floor_bytes,
 };
 
-static const tn_op_def *const cross_entropy_ops[] = {&cross_entropy_def, &tn_linear_cross_entropy_def};
-const tn_op_family tn_family_cross_entropy = {cross_entropy_ops, TN_COUNT(cross_entropy_ops)};
+static const tn_op_def *const cross_entropy_ops[] = { &cross_entropy_def, &tn_linear_cross_entropy_def };
+const tn_op_family tn_family_cross_entropy = { cross_entropy_ops, TN_COUNT(cross_entropy_ops) };
 
 tn_tensor *tn_cross_entropy(tn_tensor *logits, tn_tensor *target, tn_cross_entropy_args args) {
-    tn_tensor *o, *in[] = {logits, target};
+    tn_tensor *o, *in[] = { logits, target };
     return tn_apply(&cross_entropy_def, in, TN_COUNT(in), &args, &o);
 }

@@ -16,7 +16,7 @@
 
 /* In four running vectors; a NaN anywhere is the result. */
 TN_INLINE float largest(tn_dtype dtype, const void *row, int64_t v) {
-    tn_vf most[4] = {tn_vf_set(-INFINITY), tn_vf_set(-INFINITY), tn_vf_set(-INFINITY), tn_vf_set(-INFINITY)};
+    tn_vf most[4] = { tn_vf_set(-INFINITY), tn_vf_set(-INFINITY), tn_vf_set(-INFINITY), tn_vf_set(-INFINITY) };
     int64_t i = 0;
     for (; i + 4 * LANES <= v; i += 4 * LANES)
         for (int j = 0; j < 4; j++) most[j] = tn_vf_max_nan(tn_lanes_load(dtype, row, i + j * LANES, v), most[j]);
@@ -25,7 +25,7 @@ TN_INLINE float largest(tn_dtype dtype, const void *row, int64_t v) {
 }
 
 TN_INLINE float sum_of_exponentials(tn_dtype dtype, const void *row, int64_t v, float max) {
-    tn_vf sum[4] = {0};
+    tn_vf sum[4] = { 0 };
     int64_t i = 0;
     for (; i + 4 * LANES <= v; i += 4 * LANES)
         for (int j = 0; j < 4; j++) sum[j] += tn_vf_exp(tn_lanes_load(dtype, row, i + j * LANES, v) - max);
@@ -50,8 +50,12 @@ TN_INLINE double sum_losses(tn_entropy_rows *job, int64_t begin, int64_t end, tn
     }
     return loss;
 }
-TN_SIMD_CLONES static double sum_losses_f32(tn_entropy_rows *job, int64_t begin, int64_t end) { return sum_losses(job, begin, end, TN_F32); }
-TN_SIMD_CLONES static double sum_losses_bf16(tn_entropy_rows *job, int64_t begin, int64_t end) { return sum_losses(job, begin, end, TN_BF16); }
+TN_SIMD_CLONES static double sum_losses_f32(tn_entropy_rows *job, int64_t begin, int64_t end) {
+    return sum_losses(job, begin, end, TN_F32);
+}
+TN_SIMD_CLONES static double sum_losses_bf16(tn_entropy_rows *job, int64_t begin, int64_t end) {
+    return sum_losses(job, begin, end, TN_BF16);
+}
 
 TN_INLINE void gradients(const tn_entropy_rows *job, int64_t begin, int64_t end, tn_dtype dtype) {
     for (int64_t row = begin; row < end; row++) {
@@ -107,7 +111,8 @@ static void gradients_f64(const tn_entropy_rows *job, int64_t begin, int64_t end
 /* ---- all rows ---- */
 
 static int64_t row_grain(const tn_entropy_rows *job) {
-    int64_t grain = (job->rows + TN_CROSS_ENTROPY_PARTS - 1) / TN_CROSS_ENTROPY_PARTS, worthwhile = SMALLEST_CHUNK_ELEMENTS / (job->v + 1) + 1;
+    int64_t grain = (job->rows + TN_CROSS_ENTROPY_PARTS - 1) / TN_CROSS_ENTROPY_PARTS,
+            worthwhile = SMALLEST_CHUNK_ELEMENTS / (job->v + 1) + 1;
     return grain < worthwhile ? worthwhile : grain;
 }
 
@@ -147,8 +152,8 @@ int64_t tn_cross_entropy_count(tn_op_call *call, const tn_tensor *target, int64_
         if (value[row] == args->ignore_index) continue;
         if (value[row] < 0 || value[row] >= v) {
             *status = TN_ERR_ARGUMENT;
-            tn_refuse(call, *status, "target number %" PRId64 " is %" PRId64 ", wanted 0 to %" PRId64 " or ignore_index (%" PRId64 ")", row, value[row],
-                      v - 1, args->ignore_index);
+            tn_refuse(call, *status, "target number %" PRId64 " is %" PRId64 ", wanted 0 to %" PRId64 " or ignore_index (%" PRId64 ")", row,
+                      value[row], v - 1, args->ignore_index);
             return 0;
         }
         count++;
@@ -172,9 +177,14 @@ double tn_cross_entropy_load(const tn_tensor *scalar) {
 static tn_entropy_rows rows_of(const tn_op_call *call) {
     const tn_cross_entropy_args *args = call->args;
     const tn_tensor *logits = call->in[0], *target = call->in[1];
-    return (tn_entropy_rows){.dtype = logits->dtype, .rows = target->numel, .v = logits->shape[logits->axes - 1], .ignore_index = args->ignore_index,
-                             .logits = logits->data, .target = target->data, .max = call->aux[0] ? call->aux[0]->data : NULL,
-                             .log_sum = call->aux[1] ? call->aux[1]->data : NULL};
+    return (tn_entropy_rows){ .dtype = logits->dtype,
+                              .rows = target->numel,
+                              .v = logits->shape[logits->axes - 1],
+                              .ignore_index = args->ignore_index,
+                              .logits = logits->data,
+                              .target = target->data,
+                              .max = call->aux[0] ? call->aux[0]->data : NULL,
+                              .log_sum = call->aux[1] ? call->aux[1]->data : NULL };
 }
 
 tn_status tn_cross_entropy_forward_cpu(tn_op_call *call) {

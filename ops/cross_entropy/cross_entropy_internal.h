@@ -1,8 +1,8 @@
 #ifndef TENON_CROSS_ENTROPY_INTERNAL_H
 #define TENON_CROSS_ENTROPY_INTERNAL_H
 
-#include "cross_entropy.h"
 #include "../../autograd/op.h"
+#include "cross_entropy.h"
 
 extern const tn_op_def tn_linear_cross_entropy_def;
 extern const tn_attr_def tn_cross_entropy_attrs[1];
@@ -26,8 +26,8 @@ typedef struct tn_entropy_rows {
     int64_t rows, v, ignore_index;
     const void *logits;
     const int64_t *target;
-    void *max, *log_sum;               /* [rows], f32 (f64 for f64): the row's maximum m, and log sum exp(logits - m); NULL: not wanted */
-    int64_t grain;                     /* rows of a chunk, from the shape alone */
+    void *max, *log_sum;                 /* [rows], f32 (f64 for f64): the row's maximum m, and log sum exp(logits - m); NULL: not wanted */
+    int64_t grain;                       /* rows of a chunk, from the shape alone */
     double part[TN_CROSS_ENTROPY_PARTS]; /* the loss of each chunk */
 
     void *dlogits; /* may be the logits themselves */

@@ -24,11 +24,11 @@ static int64_t linear_cross_entropy_floor_bytes(const tn_op_call *call, bool bac
 }
 
 static const tn_input_def linear_cross_entropy_inputs[] = {
-    {.name = "x", .dtypes = TN_FLOATS, .doc = "[.., d]"},
-    {.name = "weight", .doc = "[v, d]"},
-    {.name = "target", .flags = TN_INPUT_NO_GRADIENT, .dtypes = TN_MASK(TN_I64), .doc = "[..], 0 .. v-1 or ignore_index"},
+    { .name = "x", .dtypes = TN_FLOATS, .doc = "[.., d]" },
+    { .name = "weight", .doc = "[v, d]" },
+    { .name = "target", .flags = TN_INPUT_NO_GRADIENT, .dtypes = TN_MASK(TN_I64), .doc = "[..], 0 .. v-1 or ignore_index" },
 };
-static const tn_output_def linear_cross_entropy_outputs[] = {{"o", "scalar"}};
+static const tn_output_def linear_cross_entropy_outputs[] = { { "o", "scalar" } };
 
 const tn_op_def tn_linear_cross_entropy_def = {
     .name = "linear_cross_entropy",
@@ -48,12 +48,12 @@ const tn_op_def tn_linear_cross_entropy_def = {
     .backward[TN_DEVICE_CPU] = tn_linear_cross_entropy_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_linear_cross_entropy_workspace_cpu,
+    .workspace[TN_DEVICE_CPU] = tn_linear_cross_entropy_workspace_cpu,
     .saved_bytes = linear_cross_entropy_saved_bytes,
     .floor_bytes = linear_cross_entropy_floor_bytes,
 };
 
 tn_tensor *tn_linear_cross_entropy(tn_tensor *x, tn_tensor *weight, tn_tensor *target, tn_cross_entropy_args args) {
-    tn_tensor *o, *in[] = {x, weight, target};
+    tn_tensor *o, *in[] = { x, weight, target };
     return tn_apply(&tn_linear_cross_entropy_def, in, TN_COUNT(in), &args, &o);
 }

@@ -13,8 +13,8 @@
 #define LEAST_CHUNK_ROWS 16
 #define MOST_CHUNK_ROWS 1024
 
-typedef tn_status (*tn_gemm)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b, int64_t ldb,
-                             double beta, void *c, int64_t ldc, int threads, void *workspace);
+typedef tn_status (*tn_gemm)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,
+                             int64_t ldb, double beta, void *c, int64_t ldc, int threads, void *workspace);
 
 typedef struct tn_chunked {
     tn_dtype dtype, wide;
@@ -50,8 +50,15 @@ static const char *data_of(const tn_tensor *t) { return t ? t->data : NULL; }
 /* With the workspace NULL: only its size. */
 static tn_chunked chunked(const tn_op_call *call, char *workspace, bool backward) {
     const tn_tensor *x = call->in[0], *weight = call->in[1];
-    tn_chunked job = {.dtype = x->dtype, .wide = tn_wide_dtype(x->dtype), .half = x->dtype == TN_BF16, .rows = call->in[2]->numel,
-                      .d = weight->shape[1], .v = weight->shape[0], .threads = tn_threads(call->cx), .x = data_of(x), .weight = data_of(weight)};
+    tn_chunked job = { .dtype = x->dtype,
+                       .wide = tn_wide_dtype(x->dtype),
+                       .half = x->dtype == TN_BF16,
+                       .rows = call->in[2]->numel,
+                       .d = weight->shape[1],
+                       .v = weight->shape[0],
+                       .threads = tn_threads(call->cx),
+                       .x = data_of(x),
+                       .weight = data_of(weight) };
     job.element = tn_dtype_size(job.dtype);
     job.wide_element = tn_dtype_size(job.wide);
     job.gemm = job.wide == TN_F64 ? tn_gemm_f64 : tn_gemm_f32;
@@ -90,7 +97,7 @@ TN_SIMD_CLONES static void narrow_range(void *user, int64_t begin, int64_t end) 
 }
 
 static void convert(tn_range_body body, const void *from, void *to, int64_t n, int threads) {
-    tn_converted job = {from, to};
+    tn_converted job = { from, to };
     tn_parallel_for(n, 16384, body, &job, threads);
 }
 
@@ -129,8 +136,8 @@ static tn_status make_dx(const tn_chunked *job, int64_t first_row, int64_t rows)
     tn_status status = TN_OK;
     for (int64_t first = 0; status == TN_OK && first < job->v; first += job->panel) {
         int64_t n = panel_size(job, first);
-        status = job->gemm(false, false, rows, job->d, n, 1, job->logits + (size_t)first * job->wide_element, job->v, weight_panel(job, first, n), job->d,
-                           first > 0, to, job->d, job->threads, NULL);
+        status = job->gemm(false, false, rows, job->d, n, 1, job->logits + (size_t)first * job->wide_element, job->v,
+                           weight_panel(job, first, n), job->d, first > 0, to, job->d, job->threads, NULL);
     }
     if (job->half && status == TN_OK) convert(narrow_range, to, dx, rows * job->d, job->threads);
     return status;
@@ -138,15 +145,20 @@ static tn_status make_dx(const tn_chunked *job, int64_t first_row, int64_t rows)
 
 /* dweight += dlogits' x */
 static tn_status add_dweight(const tn_chunked *job, const void *x, int64_t first_row, int64_t rows) {
-    return job->gemm(true, false, job->v, job->d, rows, 1, job->logits, job->v, x, job->d, first_row > 0, job->half ? job->wide_dweight : job->dweight,
-                     job->d, job->threads, NULL);
+    return job->gemm(true, false, job->v, job->d, rows, 1, job->logits, job->v, x, job->d, first_row > 0,
+                     job->half ? job->wide_dweight : job->dweight, job->d, job->threads, NULL);
 }
 
 /* The chunk as rows of logits; statistics that nobody keeps are not made. */
 static tn_entropy_rows chunk_entropy(const tn_op_call *call, const tn_chunked *job, int64_t first, int64_t rows) {
     const tn_cross_entropy_args *args = call->args;
-    tn_entropy_rows chunk = {.dtype = job->wide, .rows = rows, .v = job->v, .ignore_index = args->ignore_index, .logits = job->logits,
-                             .target = (const int64_t *)call->in[2]->data + first, .dlogits = job->logits};
+    tn_entropy_rows chunk = { .dtype = job->wide,
+                              .rows = rows,
+                              .v = job->v,
+                              .ignore_index = args->ignore_index,
+                              .logits = job->logits,
+                              .target = (const int64_t *)call->in[2]->data + first,
+                              .dlogits = job->logits };
     if (call->aux[0]) {
         chunk.max = (char *)call->aux[0]->data + (size_t)first * job->wide_element;
         chunk.log_sum = (char *)call->aux[1]->data + (size_t)first * job->wide_element;

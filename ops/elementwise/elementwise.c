@@ -172,7 +172,7 @@ static const tn_elementwise_op own[TN_ELEMENTWISE_COUNT] = {
     .forward[TN_DEVICE_CPU] = tn_elementwise_forward_cpu, .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,               \
     .floor_bytes = floor_bytes, .samples = tn_elementwise_##op_name##_samples
 #define DIFFERENTIABLE                                                                                                 \
-    .flags = TN_OP_STRIDED_DOUT, .saved_bytes = saved_bytes, .workspace = tn_elementwise_workspace,                    \
+    .flags = TN_OP_STRIDED_DOUT, .saved_bytes = saved_bytes, .workspace[TN_DEVICE_CPU] = tn_elementwise_workspace,                    \
     .backward[TN_DEVICE_CPU] = tn_elementwise_backward_cpu, .backward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,            \
     .passes_gradient = passes_gradient
 

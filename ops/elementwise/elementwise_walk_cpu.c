@@ -12,6 +12,7 @@
 #define SMALLEST_GRAIN 16384 /* elements below which a second thread is not worth its start */
 #define SPLIT_FROM 65536     /* elements from which few long sums are cut into segments */
 #define SPLIT_TASKS 64
+#define FETCHED_BYTES 1024
 
 static const size_t compute_bytes[TN_COMPUTE_COUNT] = {sizeof(double), sizeof(float), sizeof(int64_t)};
 
@@ -306,6 +307,14 @@ static void store_unit(const tn_walk *walk, int64_t unit, const double *sum) {
     writers[TN_COMPUTE_F64][walk->to.dtype](walk->to.data + box.to * (int64_t)tn_dtype_size(walk->to.dtype), sum, n);
 }
 
+/* Steps lie apart in memory, which processors do not foresee: the start of the next box is asked for in time. */
+static void fetch_start(const tn_walk *walk, const tn_box *box) {
+    for (int k = 0; k < walk->n_in; k++) {
+        const char *from = walk->in[k].data + box->in[k] * (int64_t)tn_dtype_size(walk->in[k].dtype);
+        for (int64_t at = 0; walk->in[k].stride[walk->axes - 1] == 1 && at < FETCHED_BYTES; at += 64) __builtin_prefetch(from + at);
+    }
+}
+
 /* One task is one segment of the steps of one unit. */
 static void sum_tasks(void *user, int64_t begin, int64_t end) {
     const tn_walk *walk = user;
@@ -317,8 +326,13 @@ static void sum_tasks(void *user, int64_t begin, int64_t end) {
         double *sum = walk->segments > 1 ? walk->partials + task * elements : on_stack;
         memset(sum, 0, (size_t)elements * sizeof *sum);
         int64_t last = walk->steps * (segment + 1) / walk->segments;
-        for (int64_t step = walk->steps * segment / walk->segments; step < last; step++) {
-            tn_box box = box_at(walk, unit, step);
+        int64_t step = walk->steps * segment / walk->segments;
+        for (tn_box next = box_at(walk, unit, step); step < last; step++) {
+            tn_box box = next;
+            if (step + 1 < last) {
+                next = box_at(walk, unit, step + 1);
+                fetch_start(walk, &next);
+            }
             compute_box(walk, &box, buffers.to, &buffers);
             add_box(walk, &box, sum, buffers.to);
         }

@@ -47,7 +47,7 @@ static const tn_op_def embedding_def = {
     .backward[TN_DEVICE_CPU] = tn_embedding_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_embedding_workspace,
+    .workspace[TN_DEVICE_CPU] = tn_embedding_workspace,
     .saved_bytes = index_bytes,
     .floor_bytes = index_floor_bytes,
 };
@@ -91,7 +91,7 @@ static const tn_op_def gather_def = {
     .backward[TN_DEVICE_CPU] = tn_gather_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_gather_workspace,
+    .workspace[TN_DEVICE_CPU] = tn_gather_workspace,
     .saved_bytes = index_bytes,
     .floor_bytes = index_floor_bytes,
 };

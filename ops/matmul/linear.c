@@ -28,7 +28,7 @@ static int64_t linear_saved_bytes(const tn_op_call *call) {
            (args->act != TN_NONE ? tn_call_out_bytes(call) : 0);
 }
 
-/* Forward reads every input and writes o; backward reads do, x, weight and what the activation saved and writes a gradient of every input. */
+/* Forward reads every input and writes o; backward reads do, x, weight and what the activation saved and writes every gradient. */
 static int64_t linear_floor_bytes(const tn_op_call *call, bool backward) {
     const tn_linear_args *args = call->args;
     int64_t in = tn_call_in_bytes(call), out = tn_call_out_bytes(call);
@@ -39,12 +39,12 @@ static int64_t linear_floor_bytes(const tn_op_call *call, bool backward) {
 static const char *const pointwise_names[] = TN_POINTWISE_ACTIVATION_NAMES;
 
 static const tn_input_def linear_inputs[] = {
-    {.name = "x", .flags = TN_INPUT_STRIDED, .dtypes = TN_FLOATS, .doc = "[.., in]"},
-    {.name = "weight", .flags = TN_INPUT_STRIDED, .doc = "[out, in]"},
-    {.name = "bias", .flags = TN_INPUT_OPTIONAL, .doc = "[out]"},
+    { .name = "x", .flags = TN_INPUT_STRIDED, .dtypes = TN_FLOATS, .doc = "[.., in]" },
+    { .name = "weight", .flags = TN_INPUT_STRIDED, .doc = "[out, in]" },
+    { .name = "bias", .flags = TN_INPUT_OPTIONAL, .doc = "[out]" },
 };
-static const tn_output_def linear_outputs[] = {{"o", "[.., out]"}};
-static const tn_attr_def linear_attrs[] = {TN_ATTR_OF(tn_linear_args, act, pointwise_names, "none", "activation of the sum")};
+static const tn_output_def linear_outputs[] = { { "o", "[.., out]" } };
+static const tn_attr_def linear_attrs[] = { TN_ATTR_OF(tn_linear_args, act, pointwise_names, "none", "activation of the sum") };
 
 const tn_op_def tn_linear_def = {
     .name = "linear",
@@ -64,13 +64,13 @@ const tn_op_def tn_linear_def = {
     .backward[TN_DEVICE_CPU] = tn_linear_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_linear_workspace_cpu,
+    .workspace[TN_DEVICE_CPU] = tn_linear_workspace_cpu,
     .saved_bytes = linear_saved_bytes,
     .floor_bytes = linear_floor_bytes,
 };
 
 tn_tensor *tn_linear_with(tn_tensor *x, tn_tensor *weight, tn_tensor *bias, tn_linear_args args) {
-    tn_tensor *o, *in[] = {x, weight, bias};
+    tn_tensor *o, *in[] = { x, weight, bias };
     return tn_apply(&tn_linear_def, in, TN_COUNT(in), &args, &o);
 }
 

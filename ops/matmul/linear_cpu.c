@@ -14,7 +14,7 @@
 /* ---- products ---- */
 
 static tn_product rows_product(const tn_tensor *rows) {
-    tn_product product = {.dtype = rows->dtype, .axes = rows->axes > 2 ? rows->axes - 2 : 0};
+    tn_product product = { .dtype = rows->dtype, .axes = rows->axes > 2 ? rows->axes - 2 : 0 };
     for (int axis = 0; axis < product.axes; axis++) product.size[axis] = rows->shape[axis];
     return product;
 }
@@ -74,8 +74,8 @@ static tn_product weight_gradient(const tn_op_call *call, const void *dsum) {
 typedef struct tn_linear_rows {
     tn_dtype dtype;
     int act;
-    int64_t n;         /* features of a row */
-    const void *from;  /* the bias, or the sums */
+    int64_t n;        /* features of a row */
+    const void *from; /* the bias, or the sums */
     void *to;
 } tn_linear_rows;
 
@@ -86,10 +86,13 @@ static void put_bias(void *user, int64_t begin, int64_t end) {
 }
 
 TN_INLINE void activate_lanes(const tn_linear_rows *job, int64_t begin, int64_t end, tn_dtype dtype) {
-    for (int64_t i = begin; i < end; i += TN_VF_LANES) tn_lanes_store(dtype, job->to, i, end, tn_vf_act(job->act, tn_lanes_load(dtype, job->from, i, end)));
+    for (int64_t i = begin; i < end; i += TN_VF_LANES)
+        tn_lanes_store(dtype, job->to, i, end, tn_vf_act(job->act, tn_lanes_load(dtype, job->from, i, end)));
 }
 TN_SIMD_CLONES static void activate_f32(const tn_linear_rows *job, int64_t begin, int64_t end) { activate_lanes(job, begin, end, TN_F32); }
-TN_SIMD_CLONES static void activate_bf16(const tn_linear_rows *job, int64_t begin, int64_t end) { activate_lanes(job, begin, end, TN_BF16); }
+TN_SIMD_CLONES static void activate_bf16(const tn_linear_rows *job, int64_t begin, int64_t end) {
+    activate_lanes(job, begin, end, TN_BF16);
+}
 
 static void activate(void *user, int64_t begin, int64_t end) {
     const tn_linear_rows *job = user;
@@ -103,7 +106,7 @@ tn_status tn_linear_forward_cpu(tn_op_call *call) {
     const tn_linear_args *args = call->args;
     tn_tensor *o = call->out[0], *sum = tn_linear_saves_sum(args->act) && call->aux[0] ? call->aux[0] : o;
     if (o->numel == 0) return TN_OK;
-    tn_linear_rows job = {.dtype = o->dtype, .act = args->act, .n = o->shape[o->axes - 1], .to = sum->data};
+    tn_linear_rows job = { .dtype = o->dtype, .act = args->act, .n = o->shape[o->axes - 1], .to = sum->data };
     if (call->in[2]) {
         job.from = call->in[2]->data;
         tn_parallel_for(o->numel / job.n, SMALLEST_CHUNK_ELEMENTS / job.n + 1, put_bias, &job, call->threads);
@@ -122,20 +125,23 @@ tn_status tn_linear_forward_cpu(tn_op_call *call) {
 typedef struct tn_linear_gradient {
     tn_dtype dtype;
     int act;
-    int64_t n, grain;    /* features of a row, rows of a chunk */
+    int64_t n, grain; /* features of a row, rows of a chunk */
     const void *dout;
-    const void *saved;   /* the sum or o, as act needs it */
-    void *dsum;          /* NULL without an activation: dout is it */
-    void *parts;         /* dbias of every chunk; NULL: not wanted */
+    const void *saved; /* the sum or o, as act needs it */
+    void *dsum;        /* NULL without an activation: dout is it */
+    void *parts;       /* dbias of every chunk; NULL: not wanted */
 } tn_linear_gradient;
 
-TN_INLINE tn_vf slope(int act, tn_vf saved) { return tn_linear_saves_sum(act) ? tn_vf_act_slope(act, saved) : tn_vf_act_slope_at_output(act, saved); }
+TN_INLINE tn_vf slope(int act, tn_vf saved) {
+    return tn_linear_saves_sum(act) ? tn_vf_act_slope(act, saved) : tn_vf_act_slope_at_output(act, saved);
+}
 
 TN_INLINE void gradient_rows(const tn_linear_gradient *job, int64_t begin, int64_t end, tn_dtype dtype) {
     const int64_t n = job->n;
     float *part = job->parts ? (float *)job->parts + begin / job->grain * n : NULL;
     for (int64_t row = begin; row < end; row++) {
-        const void *dout = tn_elements_after(dtype, job->dout, row * n), *saved = job->saved ? tn_elements_after(dtype, job->saved, row * n) : NULL;
+        const void *dout = tn_elements_after(dtype, job->dout, row * n),
+                   *saved = job->saved ? tn_elements_after(dtype, job->saved, row * n) : NULL;
         void *dsum = job->dsum ? tn_elements_after(dtype, job->dsum, row * n) : NULL;
         for (int64_t i = 0; i < n; i += TN_VF_LANES) {
             tn_vf d = tn_lanes_load(dtype, dout, i, n);
@@ -147,8 +153,12 @@ TN_INLINE void gradient_rows(const tn_linear_gradient *job, int64_t begin, int64
         }
     }
 }
-TN_SIMD_CLONES static void gradient_f32(const tn_linear_gradient *job, int64_t begin, int64_t end) { gradient_rows(job, begin, end, TN_F32); }
-TN_SIMD_CLONES static void gradient_bf16(const tn_linear_gradient *job, int64_t begin, int64_t end) { gradient_rows(job, begin, end, TN_BF16); }
+TN_SIMD_CLONES static void gradient_f32(const tn_linear_gradient *job, int64_t begin, int64_t end) {
+    gradient_rows(job, begin, end, TN_F32);
+}
+TN_SIMD_CLONES static void gradient_bf16(const tn_linear_gradient *job, int64_t begin, int64_t end) {
+    gradient_rows(job, begin, end, TN_BF16);
+}
 
 static void gradient_f64(const tn_linear_gradient *job, int64_t begin, int64_t end) {
     double *part = job->parts ? (double *)job->parts + begin / job->grain * job->n : NULL;
@@ -158,7 +168,8 @@ static void gradient_f64(const tn_linear_gradient *job, int64_t begin, int64_t e
         for (int64_t i = 0, at = row * job->n; i < job->n; i++, at++) {
             double d = dout[at];
             if (dsum) {
-                d *= tn_linear_saves_sum(job->act) ? tn_f64_act_slope(job->act, saved[at]) : tn_f64_act_slope_at_output(job->act, saved[at]);
+                d *=
+                    tn_linear_saves_sum(job->act) ? tn_f64_act_slope(job->act, saved[at]) : tn_f64_act_slope_at_output(job->act, saved[at]);
                 dsum[at] = d;
             }
             if (part) part[i] = row == begin ? d : part[i] + d;
@@ -210,7 +221,7 @@ static tn_linear_scratch backward_scratch(const tn_op_call *call) {
     const tn_linear_args *args = call->args;
     const tn_tensor *dout = call->dout[0];
     int64_t rows = row_count(dout), n = dout->shape[dout->axes - 1];
-    tn_linear_scratch scratch = {0};
+    tn_linear_scratch scratch = { 0 };
     if (args->act != TN_NONE) scratch.dsum = whole_lines(tn_bytes(dout));
     if (call->din[2])
         scratch.parts = whole_lines((size_t)(tn_chunk_count(rows, row_grain(rows, n)) * n) * tn_dtype_size(tn_wide_dtype(dout->dtype)));
@@ -240,7 +251,7 @@ tn_status tn_linear_backward_cpu(tn_op_call *call) {
     tn_linear_scratch scratch = backward_scratch(call);
     char *workspace = call->workspace;
     int64_t rows = row_count(dout);
-    tn_linear_gradient job = {.dtype = dout->dtype, .act = args->act, .n = dout->shape[dout->axes - 1], .dout = dout->data};
+    tn_linear_gradient job = { .dtype = dout->dtype, .act = args->act, .n = dout->shape[dout->axes - 1], .dout = dout->data };
     job.grain = row_grain(rows, job.n);
     if (scratch.dsum) {
         job.saved = tn_linear_saves_sum(args->act) ? call->aux[0]->data : call->out[0]->data;

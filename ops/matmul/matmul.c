@@ -24,7 +24,8 @@ static bool matmul_check(tn_op_call *call) {
     const tn_tensor *a = call->in[0], *b = call->in[1];
     TN_WANT(a->axes >= 1 && b->axes >= 1, call, TN_ERR_SHAPE, "wanted a and b with at least one axis each");
     int64_t k_a = a->shape[a->axes - 1], k_b = b->shape[b->axes > 1 ? b->axes - 2 : 0];
-    TN_WANT(k_a == k_b, call, TN_ERR_SHAPE, "wanted a [.., m, k] and b [.., k, n], but k is %lld in a and %lld in b", (long long)k_a, (long long)k_b);
+    TN_WANT(k_a == k_b, call, TN_ERR_SHAPE, "wanted a [.., m, k] and b [.., k, n], but k is %lld in a and %lld in b", (long long)k_a,
+            (long long)k_b);
     tn_spec *o = &call->out_spec[0];
     o->dtype = a->dtype;
     if (!broadcast_batch(call, &o->shape)) return false;
@@ -44,10 +45,10 @@ static int64_t matmul_floor_bytes(const tn_op_call *call, bool backward) {
 }
 
 static const tn_input_def matmul_inputs[] = {
-    {.name = "a", .flags = TN_INPUT_STRIDED, .dtypes = TN_FLOATS, .doc = "[.., m, k]; [k] is one row"},
-    {.name = "b", .flags = TN_INPUT_STRIDED, .doc = "[.., k, n]; [k] is one column"},
+    { .name = "a", .flags = TN_INPUT_STRIDED, .dtypes = TN_FLOATS, .doc = "[.., m, k]; [k] is one row" },
+    { .name = "b", .flags = TN_INPUT_STRIDED, .doc = "[.., k, n]; [k] is one column" },
 };
-static const tn_output_def matmul_outputs[] = {{"o", "[.., m, n]"}};
+static const tn_output_def matmul_outputs[] = { { "o", "[.., m, n]" } };
 
 static const tn_op_def matmul_def = {
     .name = "matmul",
@@ -64,15 +65,15 @@ static const tn_op_def matmul_def = {
     .backward[TN_DEVICE_CPU] = tn_matmul_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_matmul_workspace_cpu,
+    .workspace[TN_DEVICE_CPU] = tn_matmul_workspace_cpu,
     .saved_bytes = matmul_saved_bytes,
     .floor_bytes = matmul_floor_bytes,
 };
 
-static const tn_op_def *const matmul_ops[] = {&matmul_def, &tn_linear_def};
-const tn_op_family tn_family_matmul = {matmul_ops, TN_COUNT(matmul_ops)};
+static const tn_op_def *const matmul_ops[] = { &matmul_def, &tn_linear_def };
+const tn_op_family tn_family_matmul = { matmul_ops, TN_COUNT(matmul_ops) };
 
 tn_tensor *tn_matmul(tn_tensor *a, tn_tensor *b) {
-    tn_tensor *o, *in[] = {a, b};
+    tn_tensor *o, *in[] = { a, b };
     return tn_apply(&matmul_def, in, TN_COUNT(in), NULL, &o);
 }

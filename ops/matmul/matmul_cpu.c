@@ -12,7 +12,7 @@ typedef struct tn_matmul_shape {
 } tn_matmul_shape;
 
 static tn_matmul_shape matmul_shape(const tn_shape *a, const tn_shape *b, const tn_shape *o) {
-    tn_matmul_shape shape = {.rows = a->axes > 1, .columns = b->axes > 1, .k = a->size[a->axes - 1]};
+    tn_matmul_shape shape = { .rows = a->axes > 1, .columns = b->axes > 1, .k = a->size[a->axes - 1] };
     shape.m = shape.rows ? a->size[a->axes - 2] : 1;
     shape.n = shape.columns ? b->size[b->axes - 1] : 1;
     shape.axes = o->axes - shape.rows - shape.columns;
@@ -21,13 +21,17 @@ static tn_matmul_shape matmul_shape(const tn_shape *a, const tn_shape *b, const 
 }
 
 static tn_product product_of(const tn_matmul_shape *shape, tn_dtype dtype) {
-    tn_product product = {.dtype = dtype, .axes = shape->axes};
+    tn_product product = { .dtype = dtype, .axes = shape->axes };
     for (int axis = 0; axis < shape->axes; axis++) product.size[axis] = shape->size[axis];
     return product;
 }
 
-static tn_product_operand operand_a(const tn_tensor *t, const tn_matmul_shape *s) { return tn_product_operand_of(t, s->rows, true, s->axes, s->size); }
-static tn_product_operand operand_b(const tn_tensor *t, const tn_matmul_shape *s) { return tn_product_operand_of(t, true, s->columns, s->axes, s->size); }
+static tn_product_operand operand_a(const tn_tensor *t, const tn_matmul_shape *s) {
+    return tn_product_operand_of(t, s->rows, true, s->axes, s->size);
+}
+static tn_product_operand operand_b(const tn_tensor *t, const tn_matmul_shape *s) {
+    return tn_product_operand_of(t, true, s->columns, s->axes, s->size);
+}
 static tn_product_operand operand_o(const tn_tensor *t, const tn_matmul_shape *s) {
     return tn_product_operand_of(t, s->rows, s->columns, s->axes, s->size);
 }

@@ -1,8 +1,8 @@
 #ifndef TENON_MATMUL_INTERNAL_H
 #define TENON_MATMUL_INTERNAL_H
 
-#include "matmul.h"
 #include "../../autograd/op.h"
+#include "matmul.h"
 
 extern const tn_op_def tn_linear_def;
 extern const tn_sample tn_matmul_samples[];

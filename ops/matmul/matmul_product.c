@@ -9,7 +9,7 @@
 /* ---- operands ---- */
 
 tn_product_operand tn_product_operand_of(const tn_tensor *t, bool has_rows, bool has_columns, int axes, const int64_t *size) {
-    tn_product_operand operand = {.data = t->data};
+    tn_product_operand operand = { .data = t->data };
     int last = t->axes;
     if (has_columns) operand.column = t->stride[--last];
     if (has_rows) operand.row = t->stride[--last];
@@ -42,7 +42,7 @@ static bool is_summed(const tn_product *p, int axis) { return p->summed >> axis 
 static void remove_axis(tn_product *p, int axis) {
     size_t after = (size_t)(p->axes - axis - 1) * sizeof(int64_t);
     memmove(&p->size[axis], &p->size[axis + 1], after);
-    tn_product_operand *operands[] = {&p->a, &p->b, &p->c};
+    tn_product_operand *operands[] = { &p->a, &p->b, &p->c };
     for (int i = 0; i < 3; i++) memmove(&operands[i]->stride[axis], &operands[i]->stride[axis + 1], after);
     uint32_t below = (1u << axis) - 1;
     p->summed = (p->summed & below) | (p->summed >> 1 & ~below);
@@ -52,7 +52,7 @@ static void remove_axis(tn_product *p, int axis) {
 /* Two neighbouring axes that every operand walks as one. */
 static bool merge_with_next(tn_product *p, int axis) {
     if (axis + 1 >= p->axes || is_summed(p, axis) != is_summed(p, axis + 1)) return false;
-    const tn_product_operand *operands[] = {&p->a, &p->b, &p->c};
+    const tn_product_operand *operands[] = { &p->a, &p->b, &p->c };
     for (int i = 0; i < 3; i++)
         if (operands[i]->stride[axis] != operands[i]->stride[axis + 1] * p->size[axis + 1]) return false;
     p->size[axis + 1] *= p->size[axis];
@@ -111,10 +111,10 @@ typedef struct tn_panel {
 /* A matrix as GEMM takes it: dense rows, or dense columns of its transposed, or else a packed copy. */
 static tn_panel panel_of(int64_t rows, int64_t columns, const tn_product_operand *operand) {
     if ((columns <= 1 || operand->column == 1) && (rows <= 1 || operand->row >= columns))
-        return (tn_panel){.leading = rows <= 1 ? columns : operand->row};
+        return (tn_panel){ .leading = rows <= 1 ? columns : operand->row };
     if ((rows <= 1 || operand->row == 1) && (columns <= 1 || operand->column >= rows))
-        return (tn_panel){.transposed = true, .leading = columns <= 1 ? rows : operand->column};
-    return (tn_panel){.packed = true, .leading = columns};
+        return (tn_panel){ .transposed = true, .leading = columns <= 1 ? rows : operand->column };
+    return (tn_panel){ .packed = true, .leading = columns };
 }
 
 typedef struct tn_product_plan {
@@ -147,15 +147,15 @@ static size_t reserve(tn_product_plan *plan, int64_t elements, size_t element) {
 }
 
 static bool make_plan(const tn_product *product, int threads, tn_product_plan *plan) {
-    *plan = (tn_product_plan){.p = *product};
+    *plan = (tn_product_plan){ .p = *product };
     tn_product *p = &plan->p;
     if (!simplify(p)) return false;
     plan->a = panel_of(p->m, p->k, &p->a);
     plan->b = panel_of(p->k, p->n, &p->b);
     plan->wide = p->dtype == TN_BF16 && p->summed;
     if (plan->wide) {
-        plan->a = (tn_panel){.packed = true, .leading = p->k};
-        plan->b = (tn_panel){.packed = true, .leading = p->n};
+        plan->a = (tn_panel){ .packed = true, .leading = p->k };
+        plan->b = (tn_panel){ .packed = true, .leading = p->n };
     }
     choose_batch_axis(plan);
     tn_dtype dtype = plan->wide ? TN_F32 : p->dtype;
@@ -226,12 +226,14 @@ static int64_t axes_numel(const tn_product *p, bool summed) {
     return numel;
 }
 
-static const void *operand_at(const tn_product_plan *plan, const tn_product_operand *operand, int64_t offset, const tn_panel *panel, int64_t rows,
-                              void *copy, int threads) {
+static const void *operand_at(const tn_product_plan *plan, const tn_product_operand *operand, int64_t offset, const tn_panel *panel,
+                              int64_t rows, void *copy, int threads) {
     tn_dtype dtype = plan->p.dtype;
     const char *data = (const char *)operand->data + offset * (int64_t)tn_dtype_size(dtype);
     if (!panel->packed) return data;
-    pack(rows, &(tn_packing){data, copy, panel->leading, operand->row, operand->column, panel->leading, dtype, plan->wide ? TN_F32 : dtype}, threads);
+    pack(rows,
+         &(tn_packing){ data, copy, panel->leading, operand->row, operand->column, panel->leading, dtype, plan->wide ? TN_F32 : dtype },
+         threads);
     return copy;
 }
 
@@ -240,15 +242,26 @@ static void *place_in(char *workspace, size_t at) { return workspace ? workspace
 static tn_status run_one(const tn_product_plan *plan, tn_offsets at, double beta, int threads, char *workspace) {
     const tn_product *p = &plan->p;
     char *c = (char *)p->c.data + at.c * (int64_t)tn_dtype_size(p->dtype);
-    tn_gemm_batch gemm = {
-        .dtype = plan->wide ? TN_F32 : p->dtype, .ta = plan->a.transposed, .tb = plan->b.transposed,
-        .n_batch = plan->n_batch, .m = p->m, .n = p->n, .k = p->k, .alpha = 1, .beta = beta,
-        .a = operand_at(plan, &p->a, at.a, &plan->a, p->m, place_in(workspace, plan->at_a), threads),
-        .b = operand_at(plan, &p->b, at.b, &plan->b, p->k, place_in(workspace, plan->at_b), threads),
-        .c = plan->wide ? place_in(workspace, plan->at_c) : c,
-        .lda = plan->a.leading, .ldb = plan->b.leading, .ldc = plan->wide || p->m == 1 ? p->n : p->c.row,
-        .stride_a = plan->stride_a, .stride_b = plan->stride_b, .stride_c = plan->stride_c,
-        .threads = threads, .workspace = workspace};
+    tn_gemm_batch gemm = { .dtype = plan->wide ? TN_F32 : p->dtype,
+                           .ta = plan->a.transposed,
+                           .tb = plan->b.transposed,
+                           .n_batch = plan->n_batch,
+                           .m = p->m,
+                           .n = p->n,
+                           .k = p->k,
+                           .alpha = 1,
+                           .beta = beta,
+                           .a = operand_at(plan, &p->a, at.a, &plan->a, p->m, place_in(workspace, plan->at_a), threads),
+                           .b = operand_at(plan, &p->b, at.b, &plan->b, p->k, place_in(workspace, plan->at_b), threads),
+                           .c = plan->wide ? place_in(workspace, plan->at_c) : c,
+                           .lda = plan->a.leading,
+                           .ldb = plan->b.leading,
+                           .ldc = plan->wide || p->m == 1 ? p->n : p->c.row,
+                           .stride_a = plan->stride_a,
+                           .stride_b = plan->stride_b,
+                           .stride_c = plan->stride_c,
+                           .threads = threads,
+                           .workspace = workspace };
     return tn_gemm_batched(&gemm);
 }
 
@@ -257,8 +270,8 @@ static tn_status run_sum(const tn_product_plan *plan, tn_offsets at, int threads
     const tn_product *p = &plan->p;
     int64_t n_summed = axes_numel(p, true);
     char *c = (char *)p->c.data + at.c * (int64_t)tn_dtype_size(p->dtype);
-    tn_packing narrow = {place_in(workspace, plan->at_c), c, p->n, p->n, 1, p->m == 1 ? p->n : p->c.row, TN_F32, TN_BF16};
-    tn_packing widen = {c, place_in(workspace, plan->at_c), p->n, narrow.to_row, 1, p->n, TN_BF16, TN_F32};
+    tn_packing narrow = { place_in(workspace, plan->at_c), c, p->n, p->n, 1, p->m == 1 ? p->n : p->c.row, TN_F32, TN_BF16 };
+    tn_packing widen = { c, place_in(workspace, plan->at_c), p->n, narrow.to_row, 1, p->n, TN_BF16, TN_F32 };
     if (plan->wide && p->beta != 0) pack(p->m, &widen, threads);
     for (int64_t i = 0; i < n_summed; i++) {
         tn_status status = run_one(plan, offsets_at(p, true, i, at), i == 0 ? p->beta : 1, threads, workspace);
@@ -274,7 +287,7 @@ tn_status tn_product_run(const tn_product *product, int threads, void *workspace
     if (plan.bytes > 0 && !workspace) return TN_ERR_ARGUMENT;
     int64_t n = axes_numel(&plan.p, false);
     for (int64_t i = 0; i < n; i++) {
-        tn_status status = run_sum(&plan, offsets_at(&plan.p, false, i, (tn_offsets){0}), threads, workspace);
+        tn_status status = run_sum(&plan, offsets_at(&plan.p, false, i, (tn_offsets){ 0 }), threads, workspace);
         if (status != TN_OK) return status;
     }
     return TN_OK;

@@ -6,8 +6,8 @@
 
 typedef struct tn_product_operand {
     const void *data;
-    int64_t row, column;          /* strides of the matrix, in elements */
-    int64_t stride[TN_MAX_AXES];  /* of the batch axes; 0 where broadcast */
+    int64_t row, column;         /* strides of the matrix, in elements */
+    int64_t stride[TN_MAX_AXES]; /* of the batch axes; 0 where broadcast */
 } tn_product_operand;
 
 /* c = a b + beta c for every index of the batch axes, and summed, in order, over those whose bit is set in `summed`. */

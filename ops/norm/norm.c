@@ -17,7 +17,7 @@ static bool check_rows(tn_op_call *call, double eps) {
 
 /* One number for every row. */
 static tn_spec row_statistic(const tn_tensor *x) {
-    tn_spec spec = {tn_wide_dtype(x->dtype), tn_shape_of(x)};
+    tn_spec spec = { tn_wide_dtype(x->dtype), tn_shape_of(x) };
     spec.shape.axes--;
     return spec;
 }
@@ -33,7 +33,8 @@ static bool rms_norm_check(tn_op_call *call) {
     const tn_rms_norm_args *args = call->args;
     const tn_tensor *x = call->in[0], *g = call->in[2];
     if (!check_rows(call, args->eps)) return false;
-    TN_WANT(args->g_act >= TN_NONE && args->g_act < TN_SOFTMAX, call, TN_ERR_ARGUMENT, "g_act = %d works not element by element", args->g_act);
+    TN_WANT(args->g_act >= TN_NONE && args->g_act < TN_SOFTMAX, call, TN_ERR_ARGUMENT, "g_act = %d works not element by element",
+            args->g_act);
     TN_WANT(g || args->g_act == TN_NONE, call, TN_ERR_ARGUMENT, "g_act without g");
     TN_WANT(!g || tn_same_shape(x, g), call, TN_ERR_SHAPE, "wanted g of x's shape");
     call->save_in = g ? 7 : 3;
@@ -53,11 +54,11 @@ static int64_t rms_norm_floor_bytes(const tn_op_call *call, bool backward) {
 static const char *const pointwise_names[] = TN_POINTWISE_ACTIVATION_NAMES;
 
 static const tn_input_def rms_norm_inputs[] = {
-    {.name = "x", .dtypes = TN_FLOATS, .doc = "[.., d]"},
-    {.name = "weight", .doc = "[d]"},
-    {.name = "g", .flags = TN_INPUT_OPTIONAL, .doc = "gate, like x"},
+    { .name = "x", .dtypes = TN_FLOATS, .doc = "[.., d]" },
+    { .name = "weight", .doc = "[d]" },
+    { .name = "g", .flags = TN_INPUT_OPTIONAL, .doc = "gate, like x" },
 };
-static const tn_output_def norm_outputs[] = {{"o", "like x"}};
+static const tn_output_def norm_outputs[] = { { "o", "like x" } };
 static const tn_attr_def rms_norm_attrs[] = {
     TN_ATTR(tn_rms_norm_args, eps, TN_ATTR_FLOAT, "1e-6", "added to the mean square"),
     TN_ATTR_OF(tn_rms_norm_args, g_act, pointwise_names, "none", "activation of the gate"),
@@ -78,9 +79,14 @@ static const tn_op_def rms_norm_def = {
     .check = rms_norm_check,
     .forward[TN_DEVICE_CPU] = tn_rms_norm_forward_cpu,
     .backward[TN_DEVICE_CPU] = tn_rms_norm_backward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_rms_norm_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_rms_norm_backward_cuda),
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_norm_workspace_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_norm_workspace_cpu,
+    .workspace[TN_DEVICE_CPU] = tn_norm_workspace_cpu,
     .saved_bytes = rms_norm_saved_bytes,
     .floor_bytes = rms_norm_floor_bytes,
 };
@@ -112,9 +118,9 @@ static int64_t layer_norm_floor_bytes(const tn_op_call *call, bool backward) {
 }
 
 static const tn_input_def layer_norm_inputs[] = {
-    {.name = "x", .dtypes = TN_FLOATS, .doc = "[.., d]"},
-    {.name = "weight", .doc = "[d]"},
-    {.name = "bias", .doc = "[d]"},
+    { .name = "x", .dtypes = TN_FLOATS, .doc = "[.., d]" },
+    { .name = "weight", .doc = "[d]" },
+    { .name = "bias", .doc = "[d]" },
 };
 static const tn_attr_def layer_norm_attrs[] = {
     TN_ATTR(tn_layer_norm_args, eps, TN_ATTR_FLOAT, "1e-5", "added to the variance"),
@@ -135,22 +141,27 @@ static const tn_op_def layer_norm_def = {
     .check = layer_norm_check,
     .forward[TN_DEVICE_CPU] = tn_layer_norm_forward_cpu,
     .backward[TN_DEVICE_CPU] = tn_layer_norm_backward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_layer_norm_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_layer_norm_backward_cuda),
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_norm_workspace_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_norm_workspace_cpu,
+    .workspace[TN_DEVICE_CPU] = tn_norm_workspace_cpu,
     .saved_bytes = layer_norm_saved_bytes,
     .floor_bytes = layer_norm_floor_bytes,
 };
 
-static const tn_op_def *const norm_ops[] = {&rms_norm_def, &layer_norm_def};
-const tn_op_family tn_family_norm = {norm_ops, TN_COUNT(norm_ops)};
+static const tn_op_def *const norm_ops[] = { &rms_norm_def, &layer_norm_def };
+const tn_op_family tn_family_norm = { norm_ops, TN_COUNT(norm_ops) };
 
 tn_tensor *tn_rms_norm(tn_tensor *x, tn_tensor *weight, tn_tensor *g, tn_rms_norm_args args) {
-    tn_tensor *o, *in[] = {x, weight, g};
+    tn_tensor *o, *in[] = { x, weight, g };
     return tn_apply(&rms_norm_def, in, TN_COUNT(in), &args, &o);
 }
 
 tn_tensor *tn_layer_norm(tn_tensor *x, tn_tensor *weight, tn_tensor *bias, tn_layer_norm_args args) {
-    tn_tensor *o, *in[] = {x, weight, bias};
+    tn_tensor *o, *in[] = { x, weight, bias };
     return tn_apply(&layer_norm_def, in, TN_COUNT(in), &args, &o);
 }

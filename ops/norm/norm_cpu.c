@@ -23,8 +23,7 @@ static void forward_row_f64(const tn_norm_rows *job, int64_t row) {
     mean /= (double)d;
     for (int64_t i = 0; i < d; i++) square += (x[i] - mean) * (x[i] - mean);
     double rstd = 1 / sqrt(square / (double)d + job->eps);
-    for (int64_t i = 0; i < d; i++)
-        o[i] = (x[i] - mean) * rstd * weight[i] * (g ? tn_f64_act(job->g_act, g[i]) : 1) + (bias ? bias[i] : 0);
+    for (int64_t i = 0; i < d; i++) o[i] = (x[i] - mean) * rstd * weight[i] * (g ? tn_f64_act(job->g_act, g[i]) : 1) + (bias ? bias[i] : 0);
     if (job->rstd) ((double *)job->rstd)[row] = rstd;
     if (job->mean) ((double *)job->mean)[row] = mean;
 }
@@ -93,8 +92,11 @@ static void finish_sum(const tn_op_call *call, const tn_norm_rows *job, int inpu
     tn_tensor *to = call->din[input];
     if (!to) return;
     size_t element = to->dtype == TN_F64 ? sizeof(double) : sizeof(float);
-    tn_norm_sum sum = {.first = (const char *)job->scratch + (size_t)(scratch_row * job->d) * element, .to = to->data,
-                       .n_chunks = tn_chunk_count(job->rows, job->grain), .d = job->d, .dtype = to->dtype};
+    tn_norm_sum sum = { .first = (const char *)job->scratch + (size_t)(scratch_row * job->d) * element,
+                        .to = to->data,
+                        .n_chunks = tn_chunk_count(job->rows, job->grain),
+                        .d = job->d,
+                        .dtype = to->dtype };
     tn_parallel_for(job->d, 1024, sum_chunks, &sum, call->threads);
 }
 
@@ -159,24 +161,26 @@ static tn_status run_backward(tn_op_call *call, tn_norm_rows *job) {
 
 tn_status tn_rms_norm_forward_cpu(tn_op_call *call) {
     const tn_rms_norm_args *args = call->args;
-    tn_norm_rows job = {.eps = args->eps, .g_act = args->g_act, .g = data_of(call->in[2])};
+    tn_norm_rows job = { .eps = args->eps, .g_act = args->g_act, .g = data_of(call->in[2]) };
     return run_forward(call, &job);
 }
 
 tn_status tn_rms_norm_backward_cpu(tn_op_call *call) {
     const tn_rms_norm_args *args = call->args;
-    tn_norm_rows job = {.eps = args->eps, .g_act = args->g_act, .g = data_of(call->in[2]), .dg = place_of(call->din[2])};
+    tn_norm_rows job = { .eps = args->eps, .g_act = args->g_act, .g = data_of(call->in[2]), .dg = place_of(call->din[2]) };
     return run_backward(call, &job);
 }
 
 tn_status tn_layer_norm_forward_cpu(tn_op_call *call) {
     const tn_layer_norm_args *args = call->args;
-    tn_norm_rows job = {.eps = args->eps, .center = true, .bias = call->in[2]->data, .mean = call->n_aux ? place_of(call->aux[1]) : NULL};
+    tn_norm_rows job = { .eps = args->eps, .center = true, .bias = call->in[2]->data, .mean = call->n_aux ? place_of(call->aux[1]) : NULL };
     return run_forward(call, &job);
 }
 
 tn_status tn_layer_norm_backward_cpu(tn_op_call *call) {
     const tn_layer_norm_args *args = call->args;
-    tn_norm_rows job = {.eps = args->eps, .center = true, .mean = call->n_aux ? place_of(call->aux[1]) : NULL, .wants_bias = call->din[2] != NULL};
+    tn_norm_rows job = {
+        .eps = args->eps, .center = true, .mean = call->n_aux ? place_of(call->aux[1]) : NULL, .wants_bias = call->din[2] != NULL
+    };
     return run_backward(call, &job);
 }

@@ -9,17 +9,17 @@
 #define LANES TN_VF_LANES
 
 /* Runs the body for i = 0, 16, .. over a row of d elements, all of which lie before n: whole vectors first, then what is left. */
-#define TN_EACH_VECTOR(i, n, d, ...)                                                                                  \
-    do {                                                                                                              \
-        int64_t i = 0;                                                                                                \
-        for (; i + LANES <= (d); i += LANES) {                                                                        \
-            const int64_t n = i + LANES;                                                                              \
-            __VA_ARGS__                                                                                               \
-        }                                                                                                             \
-        if (i < (d)) {                                                                                                \
-            const int64_t n = (d);                                                                                    \
-            __VA_ARGS__                                                                                               \
-        }                                                                                                             \
+#define TN_EACH_VECTOR(i, n, d, ...)           \
+    do {                                       \
+        int64_t i = 0;                         \
+        for (; i + LANES <= (d); i += LANES) { \
+            const int64_t n = i + LANES;       \
+            __VA_ARGS__                        \
+        }                                      \
+        if (i < (d)) {                         \
+            const int64_t n = (d);             \
+            __VA_ARGS__                        \
+        }                                      \
     } while (0)
 
 /* The lanes of elements i .. i + 15 that lie before the n-th; the others are zero. */
@@ -28,7 +28,7 @@ TN_INLINE tn_vf lanes_before(tn_vf v, int64_t i, int64_t n) {
 }
 
 TN_INLINE float sum_of(tn_dtype dtype, const void *x, int64_t d) {
-    tn_vf sum[4] = {0};
+    tn_vf sum[4] = { 0 };
     int64_t i = 0;
     for (; i + 4 * LANES <= d; i += 4 * LANES)
         for (int j = 0; j < 4; j++) sum[j] += tn_lanes_load(dtype, x, i + j * LANES, d);
@@ -37,7 +37,7 @@ TN_INLINE float sum_of(tn_dtype dtype, const void *x, int64_t d) {
 }
 
 TN_INLINE float sum_of_squares(tn_dtype dtype, const void *x, int64_t d, float mean) {
-    tn_vf sum[4] = {0};
+    tn_vf sum[4] = { 0 };
     int64_t i = 0;
     for (; i + 4 * LANES <= d; i += 4 * LANES)
         for (int j = 0; j < 4; j++) {
@@ -103,7 +103,7 @@ TN_INLINE void measure_row(const tn_norm_rows *job, int64_t at, tn_norm_row *row
     const int64_t d = job->d;
     const void *g = row_of(dtype, job->g, at, d);
     void *dg = row_of(dtype, job->dg, at, d);
-    tn_vf sum = {0}, dot = {0};
+    tn_vf sum = { 0 }, dot = { 0 };
     TN_EACH_VECTOR(i, n, d, {
         tn_vf dy = tn_lanes_load(dtype, row->dout, i, n), weight = tn_lanes_load(dtype, job->weight, i, n);
         tn_vf normal = (tn_lanes_load(dtype, row->x, i, n) - row->mean) * row->rstd;
@@ -122,23 +122,26 @@ TN_INLINE void measure_row(const tn_norm_rows *job, int64_t at, tn_norm_row *row
 }
 
 /* The second look, from cache: dx, and the row's part of the sums over rows. */
-TN_INLINE void finish_row(const tn_norm_rows *job, int64_t at, const tn_norm_row *row, float *dweight, float *dbias, tn_dtype dtype, bool has_gate,
-                          bool center) {
+TN_INLINE void finish_row(const tn_norm_rows *job, int64_t at, const tn_norm_row *row, float *dweight, float *dbias, tn_dtype dtype,
+                          bool has_gate, bool center) {
     void *dx = row_of(dtype, job->dx, at, job->d);
     TN_EACH_VECTOR(i, n, job->d, {
         tn_vf dy = has_gate ? LOAD(row->gated) : tn_lanes_load(dtype, row->dout, i, n);
         tn_vf from_mean = tn_lanes_load(dtype, row->x, i, n) - row->mean;
-        if (job->wants_weight) STORE(dweight, tn_vf_fma(dy, from_mean * row->rstd, LOAD(dweight)));
-        if (center && job->wants_bias) STORE(dbias, LOAD(dbias) + dy);
         tn_vf u = dy * tn_lanes_load(dtype, job->weight, i, n);
         if (dx) tn_lanes_store(dtype, dx, i, n, row->rstd * u - (from_mean * row->along_x + row->shift));
+        if (job->wants_weight) STORE(dweight, tn_vf_fma(dy, from_mean * row->rstd, LOAD(dweight)));
+        if (center && job->wants_bias) STORE(dbias, LOAD(dbias) + dy);
     });
 }
 
 TN_INLINE void backward_row(const tn_norm_rows *job, int64_t at, float *scratch, tn_dtype dtype, bool has_gate, int act, bool center) {
     const int64_t d = job->d;
-    tn_norm_row row = {.x = row_of(dtype, job->x, at, d), .dout = row_of(dtype, job->dout, at, d), .rstd = ((const float *)job->rstd)[at],
-                       .mean = center ? ((const float *)job->mean)[at] : 0, .gated = scratch + 2 * d};
+    tn_norm_row row = { .x = row_of(dtype, job->x, at, d),
+                        .dout = row_of(dtype, job->dout, at, d),
+                        .rstd = ((const float *)job->rstd)[at],
+                        .mean = center ? ((const float *)job->mean)[at] : 0,
+                        .gated = scratch + 2 * d };
     measure_row(job, at, &row, dtype, has_gate, act, center);
     if (job->dx || job->wants_weight || job->wants_bias) finish_row(job, at, &row, scratch, scratch + d, dtype, has_gate, center);
 }

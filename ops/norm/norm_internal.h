@@ -1,8 +1,12 @@
 #ifndef TENON_NORM_INTERNAL_H
 #define TENON_NORM_INTERNAL_H
 
-#include "norm.h"
 #include "../../autograd/op.h"
+#include "norm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 extern const tn_sample tn_rms_norm_samples[];
 extern const tn_sample tn_layer_norm_samples[];
@@ -37,5 +41,15 @@ void tn_norm_forward_f32(void *rows, int64_t begin, int64_t end);
 void tn_norm_forward_bf16(void *rows, int64_t begin, int64_t end);
 void tn_norm_backward_f32(void *rows, int64_t begin, int64_t end);
 void tn_norm_backward_bf16(void *rows, int64_t begin, int64_t end);
+
+tn_status tn_rms_norm_forward_cuda(tn_op_call *call);
+tn_status tn_rms_norm_backward_cuda(tn_op_call *call);
+tn_status tn_layer_norm_forward_cuda(tn_op_call *call);
+tn_status tn_layer_norm_backward_cuda(tn_op_call *call);
+size_t tn_norm_workspace_cuda(const tn_op_call *call, bool backward);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

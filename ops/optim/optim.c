@@ -6,9 +6,9 @@
 #include "../op_support.h"
 
 /* Optimizers change tensors in place and are no ops; the family is here for its folder and header. */
-const tn_op_family tn_family_optim = {NULL, 0};
+const tn_op_family tn_family_optim = { NULL, 0 };
 
-static const tn_optim_kernels *const kernels[TN_DEVICE_KIND_COUNT] = {[TN_DEVICE_CPU] = &tn_optim_kernels_cpu};
+static const tn_optim_kernels *const kernels[TN_DEVICE_KIND_COUNT] = { [TN_DEVICE_CPU] = &tn_optim_kernels_cpu };
 
 static const tn_optim_kernels *kernels_of(tn_context *cx, const char *call) {
     const tn_optim_kernels *found = kernels[cx->device->kind];
@@ -53,7 +53,7 @@ tn_optimizer *tn_adamw_new(tn_params *params, tn_adamw_args args) {
         !wants_number(cx, call, "beta2", args.beta2, 1) || !wants_number(cx, call, "eps", args.eps, INFINITY) ||
         !wants_number(cx, call, "weight_decay", args.weight_decay, INFINITY))
         return NULL;
-    return new_optimizer(params, &(tn_optimizer){.kind = TN_OPTIMIZER_ADAMW, .name = "adamw", .adamw = args, .lr = args.lr});
+    return new_optimizer(params, &(tn_optimizer){ .kind = TN_OPTIMIZER_ADAMW, .name = "adamw", .adamw = args, .lr = args.lr });
 }
 
 tn_optimizer *tn_sgd_new(tn_params *params, tn_sgd_args args) {
@@ -63,7 +63,7 @@ tn_optimizer *tn_sgd_new(tn_params *params, tn_sgd_args args) {
         !wants_number(cx, call, "weight_decay", args.weight_decay, INFINITY))
         return NULL;
     if (args.nesterov && args.momentum == 0) return tn_fail(cx, TN_ERR_ARGUMENT, call, "nesterov without momentum");
-    return new_optimizer(params, &(tn_optimizer){.kind = TN_OPTIMIZER_SGD, .name = "sgd", .sgd = args, .lr = args.lr});
+    return new_optimizer(params, &(tn_optimizer){ .kind = TN_OPTIMIZER_SGD, .name = "sgd", .sgd = args, .lr = args.lr });
 }
 
 void tn_optimizer_free(tn_optimizer *opt) {
@@ -92,7 +92,7 @@ bool tn_optimizer_group(tn_optimizer *opt, int group, double lr_scale, double we
         opt->groups = groups;
         found = &groups[opt->n_groups++];
     }
-    *found = (tn_optim_group){group, lr_scale, weight_decay};
+    *found = (tn_optim_group){ group, lr_scale, weight_decay };
     return true;
 }
 
@@ -122,12 +122,12 @@ int tn_optimizer_parts(const tn_optimizer *opt, tn_dtype dtype, tn_optim_part pa
     int n = 0;
     tn_dtype wide = tn_wide_dtype(dtype);
     if (opt->kind == TN_OPTIMIZER_ADAMW) {
-        parts[n++] = (tn_optim_part){"m", wide, offsetof(tn_optim_state, first)};
-        parts[n++] = (tn_optim_part){"v", wide, offsetof(tn_optim_state, second)};
+        parts[n++] = (tn_optim_part){ "m", wide, offsetof(tn_optim_state, first) };
+        parts[n++] = (tn_optim_part){ "v", wide, offsetof(tn_optim_state, second) };
     } else if (opt->sgd.momentum > 0) {
-        parts[n++] = (tn_optim_part){"momentum", wide, offsetof(tn_optim_state, first)};
+        parts[n++] = (tn_optim_part){ "momentum", wide, offsetof(tn_optim_state, first) };
     }
-    if (dtype == TN_BF16) parts[n++] = (tn_optim_part){"master", TN_F32, offsetof(tn_optim_state, master)};
+    if (dtype == TN_BF16) parts[n++] = (tn_optim_part){ "master", TN_F32, offsetof(tn_optim_state, master) };
     return n;
 }
 
@@ -139,7 +139,8 @@ bool tn_optimizer_grow(tn_optimizer *opt) {
     tn_optim_tensor *tensors = states ? tn_host_realloc(opt->tensors, (size_t)n * sizeof *tensors) : NULL;
     if (!tensors) return tn_fail(opt->cx, TN_ERR_HOST_MEMORY, opt->name, "the host has no memory left");
     opt->tensors = tensors;
-    for (; opt->n_states < n; opt->n_states++) states[opt->n_states] = (tn_optim_state){.repeated = listed_before(opt->params, opt->n_states)};
+    for (; opt->n_states < n; opt->n_states++)
+        states[opt->n_states] = (tn_optim_state){ .repeated = listed_before(opt->params, opt->n_states) };
     return true;
 }
 
@@ -169,7 +170,7 @@ void tn_optimizer_drop_state(tn_optim_state *state) {
     tn_unreference(state->first);
     tn_unreference(state->second);
     tn_unreference(state->master);
-    *state = (tn_optim_state){.repeated = state->repeated};
+    *state = (tn_optim_state){ .repeated = state->repeated };
 }
 
 /* ---- lists for kernels ---- */
@@ -184,15 +185,18 @@ static void append(tn_optim_list *list, const tn_optim_tensor *tensor) {
 }
 
 static tn_optim_list new_list(tn_context *cx, tn_optim_tensor *tensors) {
-    return (tn_optim_list){.tensors = tensors, .device = cx->device, .threads = cx->device->threads,
-                           .stream = cx->device->interface->native_stream(cx->device, cx->stream)};
+    return (tn_optim_list){ .tensors = tensors,
+                            .device = cx->device,
+                            .threads = cx->device->threads,
+                            .stream = cx->device->interface->native_stream(cx->device, cx->stream) };
 }
 
 static bool is_dense(const tn_params *params, int64_t index, const char *call) {
     const tn_tensor *p = tn_params_at(params, index);
     if (tn_is_contiguous(p)) return true;
     char text[128];
-    tn_fail(p->cx, TN_ERR_ARGUMENT, call, "the parameter %s %s is not contiguous", tn_params_name(params, index), tn_describe(p, text, sizeof text));
+    tn_fail(p->cx, TN_ERR_ARGUMENT, call, "the parameter %s %s is not contiguous", tn_params_name(params, index),
+            tn_describe(p, text, sizeof text));
     return false;
 }
 
@@ -218,8 +222,13 @@ static bool list_parameters(tn_optimizer *opt, tn_optim_list *list) {
         tn_optim_state *state = &opt->states[i];
         if (!g || state->repeated) continue;
         if (!is_dense(opt->params, i, opt->name) || !tn_optimizer_make_state(opt, state, p)) return false;
-        tn_optim_tensor tensor = {.dtype = p->dtype, .n = p->numel, .p = p->data, .g = g->data, .master = data_of(state->master),
-                                  .first = data_of(state->first), .second = data_of(state->second)};
+        tn_optim_tensor tensor = { .dtype = p->dtype,
+                                   .n = p->numel,
+                                   .p = p->data,
+                                   .g = g->data,
+                                   .master = data_of(state->master),
+                                   .first = data_of(state->first),
+                                   .second = data_of(state->second) };
         set_rates(opt, i, state->steps + 1, &tensor);
         append(list, &tensor);
     }
@@ -252,7 +261,7 @@ typedef struct tn_owned {
 } tn_owned;
 
 static tn_owned enter(tn_context *cx, const char *name) {
-    tn_owned before = {cx->op, cx->pass};
+    tn_owned before = { cx->op, cx->pass };
     cx->op = name;
     cx->pass = TN_PASS_OPTIMIZER;
     return before;
@@ -280,7 +289,7 @@ static bool run_clip(tn_context *cx, const tn_params *params, tn_optim_list *lis
     for (int64_t i = 0; i < tn_params_count(params); i++) {
         tn_tensor *g = tn_grad(tn_params_at(params, i));
         if (!g || listed_before(params, i)) continue;
-        append(list, &(tn_optim_tensor){.dtype = g->dtype, .n = g->numel, .g = g->data});
+        append(list, &(tn_optim_tensor){ .dtype = g->dtype, .n = g->numel, .g = g->data });
     }
     tn_block *parts = tn_workspace_take(cx, (size_t)list->n_chunks * sizeof(double));
     if (!parts) return false;

@@ -8,9 +8,10 @@
  *     tn_adamw_step(opt);
  *     tn_zero_grad(opt);
  *
- * A parameter without a gradient is skipped, one listed twice is updated once, by its first place. Moments are f32 (f64 for f64 parameters); a bf16 parameter has an f32 master besides, and is that
- * master rounded. Where a parameter was changed by other hands (loaded, filled) it is what counts, and its master starts from it anew. What an
- * optimizer keeps is made when a parameter's first gradient comes, belongs to category optimizer, and takes
+ * A parameter without a gradient is skipped; one listed twice is updated once, by its first place. Moments are f32 (f64 for f64
+ * parameters); a bf16 parameter has an f32 master besides, and is that master rounded. Where a parameter was changed by other hands
+ * (loaded, filled) it is what counts, and its master starts from it anew. What an optimizer keeps is made when a parameter's first
+ * gradient comes, belongs to category optimizer, and takes
  *     AdamW   8 bytes per element (16 for f64), bf16 12
  *     SGD     with momentum 4 bytes per element (8 for f64), bf16 8; without: nothing, bf16 4
  *
@@ -60,8 +61,9 @@ TN_API double tn_optimizer_lr(const tn_optimizer *opt);
 TN_API bool tn_optimizer_step(tn_optimizer *opt);
 TN_API void tn_optimizer_zero_grad(const tn_optimizer *opt);
 
-/* Moments, masters and step counts to and from a safetensors file, as NAME.m, NAME.v (SGD: NAME.momentum), NAME.master and NAME.step. Together
- * with tn_params_save and the caller's own learning rate they continue training bit for bit. Loading checks everything before it changes anything. */
+/* Moments, masters and step counts to and from a safetensors file, as NAME.m, NAME.v (SGD: NAME.momentum), NAME.master and NAME.step.
+ * Together with tn_params_save and the caller's own learning rate they continue training bit for bit. Loading checks everything before
+ * it changes anything. */
 TN_API bool tn_optimizer_save(const tn_optimizer *opt, const char *path);
 TN_API bool tn_optimizer_load(tn_optimizer *opt, const char *path);
 
@@ -92,7 +94,7 @@ static inline void tn_sgd_free(tn_sgd *opt) { tn_optimizer_free(opt); }
 inline void tn_zero_grad(const tn_optimizer *opt) { tn_optimizer_zero_grad(opt); }
 #else
 /* tn_zero_grad takes an optimizer as well as a list of parameters. */
-#define tn_zero_grad(of)                                                                                                     \
-    _Generic((of), tn_optimizer *: tn_optimizer_zero_grad, const tn_optimizer *: tn_optimizer_zero_grad, default: tn_zero_grad)(of)
+#define tn_zero_grad(of) \
+    _Generic((of), tn_optimizer * : tn_optimizer_zero_grad, const tn_optimizer * : tn_optimizer_zero_grad, default : tn_zero_grad)(of)
 #endif
 #endif

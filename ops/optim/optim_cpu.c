@@ -99,7 +99,7 @@ static void adamw_chunks(void *user, int64_t first, int64_t last) {
 }
 
 static tn_status adamw(const tn_optim_list *list, const tn_adamw_args *args) {
-    tn_adamw_job job = {list, args};
+    tn_adamw_job job = { list, args };
     tn_parallel_for(list->n_chunks, 1, adamw_chunks, &job, worthwhile_threads(list));
     return TN_OK;
 }
@@ -124,8 +124,12 @@ TN_INLINE void sgd_lanes(const tn_optim_tensor *t, const tn_sgd_args *args, int6
         store_parameter(t, i, end, dtype, p - rate * d);
     }
 }
-TN_SIMD_CLONES static void sgd_f32(const tn_optim_tensor *t, const tn_sgd_args *args, int64_t begin, int64_t end) { sgd_lanes(t, args, begin, end, TN_F32); }
-TN_SIMD_CLONES static void sgd_bf16(const tn_optim_tensor *t, const tn_sgd_args *args, int64_t begin, int64_t end) { sgd_lanes(t, args, begin, end, TN_BF16); }
+TN_SIMD_CLONES static void sgd_f32(const tn_optim_tensor *t, const tn_sgd_args *args, int64_t begin, int64_t end) {
+    sgd_lanes(t, args, begin, end, TN_F32);
+}
+TN_SIMD_CLONES static void sgd_bf16(const tn_optim_tensor *t, const tn_sgd_args *args, int64_t begin, int64_t end) {
+    sgd_lanes(t, args, begin, end, TN_BF16);
+}
 
 static void sgd_f64(const tn_optim_tensor *t, const tn_sgd_args *args, int64_t begin, int64_t end) {
     double *p = t->p, *b = t->first;
@@ -152,7 +156,7 @@ static void sgd_chunks(void *user, int64_t first, int64_t last) {
 }
 
 static tn_status sgd(const tn_optim_list *list, const tn_sgd_args *args) {
-    tn_sgd_job job = {list, args};
+    tn_sgd_job job = { list, args };
     tn_parallel_for(list->n_chunks, 1, sgd_chunks, &job, worthwhile_threads(list));
     return TN_OK;
 }
@@ -167,7 +171,7 @@ typedef struct tn_clip_job {
 
 /* In f64, so that no gradient's square overflows. */
 TN_INLINE double squares(const tn_optim_tensor *t, int64_t begin, int64_t end, tn_dtype dtype) {
-    tn_vd16 sum = {0};
+    tn_vd16 sum = { 0 };
     for (int64_t i = begin; i < end; i += LANES) {
         tn_vd16 g = tn_vd16_from_vf(LOAD(dtype, t->g));
         sum += g * g;
@@ -190,15 +194,21 @@ static void square_chunks(void *user, int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; chunk++) {
         const tn_optim_tensor *t = tensor_of(job->list, chunk);
         int64_t begin = chunk_begin(t, chunk), end = chunk_end(t, chunk);
-        job->parts[chunk] = t->dtype == TN_F64 ? squares_f64(t, begin, end) : t->dtype == TN_F32 ? squares_f32(t, begin, end) : squares_bf16(t, begin, end);
+        job->parts[chunk] = t->dtype == TN_F64   ? squares_f64(t, begin, end)
+                            : t->dtype == TN_F32 ? squares_f32(t, begin, end)
+                                                 : squares_bf16(t, begin, end);
     }
 }
 
 TN_INLINE void scale(const tn_optim_tensor *t, float factor, int64_t begin, int64_t end, tn_dtype dtype) {
     for (int64_t i = begin; i < end; i += LANES) STORE(dtype, t->g, LOAD(dtype, t->g) * factor);
 }
-TN_SIMD_CLONES static void scale_f32(const tn_optim_tensor *t, float factor, int64_t begin, int64_t end) { scale(t, factor, begin, end, TN_F32); }
-TN_SIMD_CLONES static void scale_bf16(const tn_optim_tensor *t, float factor, int64_t begin, int64_t end) { scale(t, factor, begin, end, TN_BF16); }
+TN_SIMD_CLONES static void scale_f32(const tn_optim_tensor *t, float factor, int64_t begin, int64_t end) {
+    scale(t, factor, begin, end, TN_F32);
+}
+TN_SIMD_CLONES static void scale_bf16(const tn_optim_tensor *t, float factor, int64_t begin, int64_t end) {
+    scale(t, factor, begin, end, TN_BF16);
+}
 
 static void scale_chunks(void *user, int64_t first, int64_t last) {
     const tn_clip_job *job = user;
@@ -214,7 +224,7 @@ static void scale_chunks(void *user, int64_t first, int64_t last) {
 
 static tn_status clip(const tn_optim_list *list, double max_norm, double *norm, double *parts) {
     const double against_zero = 1e-6;
-    tn_clip_job job = {.list = list, .parts = parts};
+    tn_clip_job job = { .list = list, .parts = parts };
     int threads = worthwhile_threads(list);
     tn_parallel_for(list->n_chunks, 1, square_chunks, &job, threads);
     double sum = 0;
@@ -225,4 +235,4 @@ static tn_status clip(const tn_optim_list *list, double max_norm, double *norm, 
     return TN_OK;
 }
 
-const tn_optim_kernels tn_optim_kernels_cpu = {.adamw = adamw, .sgd = sgd, .clip = clip};
+const tn_optim_kernels tn_optim_kernels_cpu = { .adamw = adamw, .sgd = sgd, .clip = clip };

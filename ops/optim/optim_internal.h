@@ -1,8 +1,8 @@
 #ifndef TENON_OPTIM_INTERNAL_H
 #define TENON_OPTIM_INTERNAL_H
 
-#include "optim.h"
 #include "../../libtensor/context_internal.h"
+#include "optim.h"
 
 /* One parameter on its way through a kernel. f32 stands for f64 where the parameter is f64. */
 typedef struct tn_optim_tensor {
@@ -10,7 +10,7 @@ typedef struct tn_optim_tensor {
     int64_t n;
     int64_t first_chunk; /* chunks of TN_OPTIM_CHUNK elements in the tensors before this one */
     void *p, *g;
-    void *master;        /* f32; bf16 parameters only. Where p is not its rounding, p is right. */
+    void *master;         /* f32; bf16 parameters only. Where p is not its rounding, p is right. */
     void *first, *second; /* AdamW: m and v; SGD: b, or NULL without momentum */
 
     /* AdamW: p = p * keep - rate * m / (sqrt(v) * root_scale + eps).  SGD: g + decay * p, and rate. */
@@ -64,7 +64,7 @@ struct tn_optimizer {
 
     tn_optim_group *groups;
     int n_groups;
-    tn_optim_state *states; /* by the parameter's place in the list */
+    tn_optim_state *states;   /* by the parameter's place in the list */
     tn_optim_tensor *tensors; /* a step's list */
     int64_t n_states;
 };

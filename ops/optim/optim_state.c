@@ -32,7 +32,7 @@ typedef struct tn_state_list {
 
 static void add_to_list(tn_state_list *list, const tn_optimizer *opt, int64_t index, const char *suffix, const tn_tensor *t) {
     list->names[list->n] = state_name(opt, index, suffix);
-    list->tensors[list->n] = (tn_named_tensor){list->names[list->n].text, t};
+    list->tensors[list->n] = (tn_named_tensor){ list->names[list->n].text, t };
     list->n++;
 }
 
@@ -41,7 +41,8 @@ static bool list_state(const tn_optimizer *opt, tn_state_list *list) {
         tn_optim_part parts[3];
         if (!has_state(opt, i)) continue;
         int n = tn_optimizer_parts(opt, tn_params_at(opt->params, i)->dtype, parts);
-        for (int part = 0; part < n; part++) add_to_list(list, opt, i, parts[part].suffix, *tn_optim_part_of(&opt->states[i], &parts[part]));
+        for (int part = 0; part < n; part++)
+            add_to_list(list, opt, i, parts[part].suffix, *tn_optim_part_of(&opt->states[i], &parts[part]));
         tn_tensor *step = tn_from_data(opt->cx, TN_I64, TN_SCALAR, &opt->states[i].steps);
         if (!step) return false;
         add_to_list(list, opt, i, STEP_SUFFIX, step);
@@ -54,11 +55,11 @@ bool tn_optimizer_save(const tn_optimizer *opt, const char *path) {
     if (!opt || !tn_ready(opt->cx)) return false;
     if (!path) return tn_fail(opt->cx, TN_ERR_ARGUMENT, call, "no path given");
     size_t most = (size_t)(opt->n_states + 1) * MOST_PARTS;
-    tn_state_list list = {.tensors = tn_host_alloc(most * sizeof *list.tensors), .names = tn_host_alloc(most * sizeof *list.names)};
+    tn_state_list list = { .tensors = tn_host_alloc(most * sizeof *list.tensors), .names = tn_host_alloc(most * sizeof *list.names) };
     bool fine = list.tensors && list.names;
     if (!fine) tn_fail(opt->cx, TN_ERR_HOST_MEMORY, call, "the host has no memory left");
     tn_scope *scope = fine ? tn_scope_begin(opt->cx) : NULL;
-    tn_named_text kind = {KIND_KEY, opt->name};
+    tn_named_text kind = { KIND_KEY, opt->name };
     fine = scope && list_state(opt, &list) && tn_file_save(opt->cx, path, list.tensors, list.n, &kind, 1);
     tn_scope_end(scope);
     tn_host_free(list.names);
@@ -95,7 +96,8 @@ static bool check_parameter(const tn_optimizer *opt, const tn_file *file, const 
         name = state_name(opt, index, parts[part].suffix);
         const tn_file_entry *entry = tn_file_find(file, name.text);
         if (!entry) return refuse_entry(opt, path, name.text, "is missing");
-        if (entry->dtype != parts[part].dtype || !same_shape(entry, p)) return refuse_entry(opt, path, name.text, "has another dtype or shape than here");
+        if (entry->dtype != parts[part].dtype || !same_shape(entry, p))
+            return refuse_entry(opt, path, name.text, "has another dtype or shape than here");
     }
     *n_known += 1 + n;
     return true;
@@ -104,7 +106,8 @@ static bool check_parameter(const tn_optimizer *opt, const tn_file *file, const 
 static bool check_file(const tn_optimizer *opt, const tn_file *file, const char *path) {
     const char *kind = tn_file_metadata(file, KIND_KEY);
     if (!kind || strcmp(kind, opt->name) != 0) {
-        tn_fail(opt->cx, TN_ERR_FORMAT, "tn_optimizer_load", "%s holds the state of %s, wanted %s", path, kind ? kind : "no optimizer", opt->name);
+        tn_fail(opt->cx, TN_ERR_FORMAT, "tn_optimizer_load", "%s holds the state of %s, wanted %s", path, kind ? kind : "no optimizer",
+                opt->name);
         return false;
     }
     int64_t n_known = 0;
@@ -132,7 +135,8 @@ static bool load_parameter(tn_optimizer *opt, const tn_file *file, int64_t index
 static bool load_file(tn_optimizer *opt, const tn_file *file) {
     bool fine = true;
     for (int64_t i = 0; fine && i < opt->n_states; i++)
-        if (tn_file_find(file, state_name(opt, i, STEP_SUFFIX).text)) fine = tn_optimizer_make_state(opt, &opt->states[i], tn_params_at(opt->params, i));
+        if (tn_file_find(file, state_name(opt, i, STEP_SUFFIX).text))
+            fine = tn_optimizer_make_state(opt, &opt->states[i], tn_params_at(opt->params, i));
     for (int64_t i = 0; fine && i < opt->n_states; i++) {
         const tn_file_entry *step = tn_file_find(file, state_name(opt, i, STEP_SUFFIX).text);
         if (step) fine = load_parameter(opt, file, i, step);

@@ -80,22 +80,26 @@ TN_INLINE void extremum_rows(tn_dtype dtype, void *state, const tn_reduce_block 
     }
 }
 
-/* Rows l .. l + n_rows - 1 of a block into the best of each column. */
-TN_INLINE void fold_rows(tn_dtype dtype, const tn_reduce_block *block, int64_t l, int n_rows, int32_t flip, int32_t *best, int32_t *place) {
-    int64_t n = block->across, stride = block->along_stride;
-    const void *p = tn_elements_after(dtype, block->data, l * stride);
-    for (int64_t i = 0; i < n; i += TN_VF_LANES) {
-        tn_vi top, at;
-        memcpy(&top, best + i, sizeof top);
-        memcpy(&at, place + i, sizeof at);
-        for (int row = 0; row < n_rows; row++) {
-            tn_vi keys = keys_of(tn_lanes_load(dtype, p, i + row * stride, n + row * stride), flip), better = keys > top;
-            top = tn_vi_select(better, keys, top);
-            at = tn_vi_select(better, tn_vi_set((int32_t)l + row), at);
-        }
-        memcpy(best + i, &top, sizeof top);
-        memcpy(place + i, &at, sizeof at);
+/* Columns i .. i + 15 (of n) of rows l .. l + n_rows - 1 into the best of each column. */
+TN_INLINE void fold_strip(tn_dtype dtype, const void *row, int64_t stride, int64_t i, int64_t n, int64_t l, int n_rows, int32_t flip, int32_t *best,
+                          int32_t *place) {
+    tn_vi top, at;
+    memcpy(&top, best + i, sizeof top);
+    memcpy(&at, place + i, sizeof at);
+    for (int k = 0; k < n_rows; k++, row = tn_elements_after(dtype, row, stride)) {
+        tn_vi keys = keys_of(tn_lanes_load(dtype, row, i, n), flip), better = keys > top;
+        top = tn_vi_select(better, keys, top);
+        at = tn_vi_select(better, tn_vi_set((int32_t)l + k), at);
     }
+    memcpy(best + i, &top, sizeof top);
+    memcpy(place + i, &at, sizeof at);
+}
+
+TN_INLINE void fold_rows(tn_dtype dtype, const tn_reduce_block *block, int64_t l, int n_rows, int32_t flip, int32_t *best, int32_t *place) {
+    int64_t n = block->across, stride = block->along_stride, i = 0;
+    const void *row = tn_elements_after(dtype, block->data, l * stride);
+    for (; i + TN_VF_LANES <= n; i += TN_VF_LANES) fold_strip(dtype, row, stride, i, i + TN_VF_LANES, l, n_rows, flip, best, place);
+    if (i < n) fold_strip(dtype, row, stride, i, n, l, n_rows, flip, best, place);
 }
 
 TN_INLINE void extremum_columns(tn_dtype dtype, void *state, const tn_reduce_block *block) {
@@ -227,14 +231,15 @@ static void extremum_finish_64(const tn_reduction *r, const void *state, int64_t
 }
 
 #define COLUMN_ROWS 256
+#define SHORT_ROW 32
 
-static const tn_reducer extremum_f64 = {TN_F64, NULL, true, 16, COLUMN_ROWS, extremum_start, extremum_rows_f64, extremum_columns_f64,
+static const tn_reducer extremum_f64 = {TN_F64, NULL, true, 16, COLUMN_ROWS, SHORT_ROW, extremum_start, extremum_rows_f64, extremum_columns_f64,
                                         extremum_merge_64, extremum_finish_64};
-static const tn_reducer extremum_f32 = {TN_F32, NULL, true, 12, COLUMN_ROWS, extremum_start, extremum_rows_f32, extremum_columns_f32,
+static const tn_reducer extremum_f32 = {TN_F32, NULL, true, 12, COLUMN_ROWS, SHORT_ROW, extremum_start, extremum_rows_f32, extremum_columns_f32,
                                         extremum_merge_32, extremum_finish_32};
-static const tn_reducer extremum_bf16 = {TN_BF16, &extremum_f32, true, 12, COLUMN_ROWS, extremum_start, extremum_rows_bf16,
+static const tn_reducer extremum_bf16 = {TN_BF16, &extremum_f32, true, 12, COLUMN_ROWS, SHORT_ROW, extremum_start, extremum_rows_bf16,
                                          extremum_columns_bf16, extremum_merge_32, extremum_finish_32};
-static const tn_reducer extremum_i64 = {TN_I64, NULL, true, 16, COLUMN_ROWS, extremum_start, extremum_rows_i64, extremum_columns_i64,
+static const tn_reducer extremum_i64 = {TN_I64, NULL, true, 16, COLUMN_ROWS, SHORT_ROW, extremum_start, extremum_rows_i64, extremum_columns_i64,
                                         extremum_merge_64, extremum_finish_64};
 
 const tn_reducer *tn_reducer_extremum(tn_dtype dtype) {

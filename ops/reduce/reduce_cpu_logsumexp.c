@@ -22,24 +22,34 @@ static void lse_start_f32(void *state, int64_t n) {
     }
 }
 
-/* A NaN may be lost here: it comes through in the sum. */
-TN_INLINE float max_of_run(tn_dtype dtype, const void *p, int64_t n) {
-    tn_vf low = tn_vf_set(-INFINITY), a = low, b = low;
+/* Floats as integers in the same order; maxima are taken of these, which every compiler does in vectors. A NaN among them may be lost:
+ * it comes through in the sum. */
+TN_INLINE tn_vi ordered(tn_vf x) { return (tn_vi)x ^ (((tn_vi)x >> 31) & INT32_MAX); }
+TN_INLINE tn_vf unordered(tn_vi key) { return (tn_vf)(key ^ ((key >> 31) & INT32_MAX)); }
+TN_INLINE tn_vi larger(tn_vi a, tn_vi b) { return tn_vi_select(a > b, a, b); }
+TN_INLINE tn_vf max_of(tn_vf a, tn_vf b) { return unordered(larger(ordered(a), ordered(b))); }
+
+TN_INLINE tn_vf max_of_run(tn_dtype dtype, const void *p, int64_t n) {
+    tn_vi a = ordered(tn_vf_set(-INFINITY)), b = a;
     int64_t i = 0;
     for (; i + 2 * TN_VF_LANES <= n; i += 2 * TN_VF_LANES) {
-        a = tn_vf_max(a, tn_lanes_load(dtype, p, i, n));
-        b = tn_vf_max(b, tn_lanes_load(dtype, p, i + TN_VF_LANES, n));
+        a = larger(a, ordered(tn_lanes_load(dtype, p, i, i + TN_VF_LANES)));
+        b = larger(b, ordered(tn_lanes_load(dtype, p, i + TN_VF_LANES, i + 2 * TN_VF_LANES)));
     }
-    for (; i < n; i += TN_VF_LANES) a = tn_vf_max(a, tn_lanes_load_or(dtype, p, i, n, -INFINITY));
-    return tn_vf_max_lane(tn_vf_max(a, b));
+    for (; i < n; i += TN_VF_LANES) a = larger(a, ordered(tn_lanes_load_or(dtype, p, i, n, -INFINITY)));
+    int32_t key[TN_VF_LANES];
+    a = larger(a, b);
+    memcpy(key, &a, sizeof key);
+    for (int lane = 1; lane < TN_VF_LANES; lane++) key[0] = key[lane] > key[0] ? key[lane] : key[0];
+    return unordered(tn_vi_set(key[0]));
 }
 
 TN_INLINE float sum_of_exp(tn_dtype dtype, const void *p, int64_t n, tn_vf shift) {
     tn_vf a = tn_vf_zero(), b = a;
     int64_t i = 0;
     for (; i + 2 * TN_VF_LANES <= n; i += 2 * TN_VF_LANES) {
-        a += tn_vf_exp(tn_lanes_load(dtype, p, i, n) - shift);
-        b += tn_vf_exp(tn_lanes_load(dtype, p, i + TN_VF_LANES, n) - shift);
+        a += tn_vf_exp(tn_lanes_load(dtype, p, i, i + TN_VF_LANES) - shift);
+        b += tn_vf_exp(tn_lanes_load(dtype, p, i + TN_VF_LANES, i + 2 * TN_VF_LANES) - shift);
     }
     for (; i < n; i += TN_VF_LANES) a += tn_vf_exp(tn_lanes_load_or(dtype, p, i, n, -INFINITY) - shift);
     return tn_vf_sum(a + b);
@@ -49,34 +59,30 @@ TN_INLINE void lse_rows(tn_dtype dtype, void *state, const tn_reduce_block *bloc
     float *m = state, *s = m + block->across;
     for (int64_t a = 0; a < block->across; a++) {
         const void *p = tn_elements_after(dtype, block->data, a * block->across_stride);
-        tn_vf before = tn_vf_set(m[a]), now = tn_vf_max(before, tn_vf_set(max_of_run(dtype, p, block->along)));
+        tn_vf before = tn_vf_set(m[a]), now = max_of(before, max_of_run(dtype, p, block->along));
         float sum = sum_of_exp(dtype, p, block->along, shift_of(now));
         s[a] = (m[a] == -INFINITY ? 0 : s[a] * rescale(before, now)[0]) + sum;
         m[a] = now[0];
     }
 }
 
+/* Columns i .. i + 15, of which those below n count. */
+TN_INLINE void lse_strip(tn_dtype dtype, float *m, float *s, const tn_reduce_block *block, int64_t i, int64_t n) {
+    int64_t stride = block->along_stride, along = block->along;
+    tn_vf before = tn_vf_load_part(m + i, n - i), sum = tn_vf_zero();
+    tn_vi top = ordered(before);
+    for (int64_t l = 0; l < along; l++) top = larger(top, ordered(tn_lanes_load(dtype, tn_elements_after(dtype, block->data, l * stride), i, n)));
+    tn_vf now = unordered(top), shift = shift_of(now);
+    for (int64_t l = 0; l < along; l++) sum += tn_vf_exp(tn_lanes_load(dtype, tn_elements_after(dtype, block->data, l * stride), i, n) - shift);
+    tn_vf_store_part(s + i, tn_vf_load_part(s + i, n - i) * rescale(before, now) + sum, n - i);
+    tn_vf_store_part(m + i, now, n - i);
+}
+
 TN_INLINE void lse_columns(tn_dtype dtype, void *state, const tn_reduce_block *block) {
-    int64_t n = block->across, stride = block->along_stride;
+    int64_t n = block->across, i = 0;
     float *m = state, *s = m + n;
-    for (int64_t i = 0; i < n; i += TN_VF_LANES) {
-        tn_vf before = tn_vf_load_part(m + i, n - i), now = before, odd_now = before, sum = tn_vf_zero(), odd_sum = sum;
-        int64_t l = 0;
-        for (; l + 2 <= block->along; l += 2) {
-            now = tn_vf_max(now, tn_lanes_load(dtype, block->data, i + l * stride, n + l * stride));
-            odd_now = tn_vf_max(odd_now, tn_lanes_load(dtype, block->data, i + (l + 1) * stride, n + (l + 1) * stride));
-        }
-        if (l < block->along) now = tn_vf_max(now, tn_lanes_load(dtype, block->data, i + l * stride, n + l * stride));
-        now = tn_vf_max(now, odd_now);
-        tn_vf shift = shift_of(now);
-        for (l = 0; l + 2 <= block->along; l += 2) {
-            sum += tn_vf_exp(tn_lanes_load(dtype, block->data, i + l * stride, n + l * stride) - shift);
-            odd_sum += tn_vf_exp(tn_lanes_load(dtype, block->data, i + (l + 1) * stride, n + (l + 1) * stride) - shift);
-        }
-        if (l < block->along) sum += tn_vf_exp(tn_lanes_load(dtype, block->data, i + l * stride, n + l * stride) - shift);
-        tn_vf_store_part(s + i, tn_vf_load_part(s + i, n - i) * rescale(before, now) + (sum + odd_sum), n - i);
-        tn_vf_store_part(m + i, now, n - i);
-    }
+    for (; i + TN_VF_LANES <= n; i += TN_VF_LANES) lse_strip(dtype, m, s, block, i, i + TN_VF_LANES);
+    if (i < n) lse_strip(dtype, m, s, block, i, n);
 }
 
 TN_SIMD_CLONES static void lse_rows_f32(void *state, const tn_reduce_block *block) { lse_rows(TN_F32, state, block); }
@@ -88,7 +94,7 @@ TN_SIMD_CLONES static void lse_merge_f32(void *state, const void *later, int64_t
     float *m = state, *s = m + n;
     const float *other_m = later, *other_s = other_m + n;
     for (int64_t i = 0; i < n; i += TN_VF_LANES) {
-        tn_vf a = tn_vf_load_part(m + i, n - i), b = tn_vf_load_part(other_m + i, n - i), now = tn_vf_max(a, b);
+        tn_vf a = tn_vf_load_part(m + i, n - i), b = tn_vf_load_part(other_m + i, n - i), now = max_of(a, b);
         tn_vf sum = tn_vf_load_part(s + i, n - i) * rescale(a, now) + tn_vf_load_part(other_s + i, n - i) * rescale(b, now);
         tn_vf_store_part(s + i, sum, n - i);
         tn_vf_store_part(m + i, now, n - i);
@@ -170,9 +176,10 @@ static void lse_finish_f64(const tn_reduction *r, const void *state, int64_t n, 
 
 /* Few enough rows that a block stays in cache between its two passes. */
 #define COLUMN_ROWS 32
+#define SHORT_ROW 32
 
-static const tn_reducer lse_f64 = {TN_F64, NULL, false, 16, COLUMN_ROWS, lse_start_f64, lse_rows_f64, lse_columns_f64, lse_merge_f64, lse_finish_f64};
-static const tn_reducer lse_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, lse_start_f32, lse_rows_f32, lse_columns_f32, lse_merge_f32, lse_finish_f32};
-static const tn_reducer lse_bf16 = {TN_BF16, &lse_f32, false, 8, COLUMN_ROWS, lse_start_f32, lse_rows_bf16, lse_columns_bf16, lse_merge_f32, lse_finish_f32};
+static const tn_reducer lse_f64 = {TN_F64, NULL, false, 16, COLUMN_ROWS, SHORT_ROW, lse_start_f64, lse_rows_f64, lse_columns_f64, lse_merge_f64, lse_finish_f64};
+static const tn_reducer lse_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, SHORT_ROW, lse_start_f32, lse_rows_f32, lse_columns_f32, lse_merge_f32, lse_finish_f32};
+static const tn_reducer lse_bf16 = {TN_BF16, &lse_f32, false, 8, COLUMN_ROWS, SHORT_ROW, lse_start_f32, lse_rows_bf16, lse_columns_bf16, lse_merge_f32, lse_finish_f32};
 
 const tn_reducer *tn_reducer_logsumexp(tn_dtype dtype) { return dtype == TN_F64 ? &lse_f64 : dtype == TN_F32 ? &lse_f32 : &lse_bf16; }

@@ -51,7 +51,7 @@ static const tn_op_def topk_def = {
     .backward[TN_DEVICE_CPU] = tn_topk_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_topk_workspace,
+    .workspace[TN_DEVICE_CPU] = tn_topk_workspace,
     .saved_bytes = topk_saved_bytes,
     .floor_bytes = topk_floor_bytes,
 };
@@ -104,7 +104,7 @@ static const tn_op_def multinomial_def = {
     .check = multinomial_check,
     .forward[TN_DEVICE_CPU] = tn_multinomial_forward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace = tn_multinomial_workspace,
+    .workspace[TN_DEVICE_CPU] = tn_multinomial_workspace,
     .saved_bytes = multinomial_saved_bytes,
     .floor_bytes = multinomial_floor_bytes,
 };
