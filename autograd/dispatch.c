@@ -280,7 +280,7 @@ tn_tensor *tn_apply(const tn_op_def *op, tn_tensor *const *in, int n_in, const v
     const char *op_before = cx->op;
     tn_pass pass_before = cx->pass;
     cx->op = op->name;
-    cx->pass = TN_PASS_FORWARD;
+    if (cx->pass != TN_PASS_BACKWARD) cx->pass = TN_PASS_FORWARD; /* calls that backward makes are backward's */
     bool fine = run_forward(&call);
     cx->op = op_before;
     cx->pass = pass_before;

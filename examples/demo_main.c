@@ -190,7 +190,7 @@ static bool in_range(const tn_cli *cli, const char *name, int64_t value, int64_t
 }
 
 int main(int argc, char **argv) {
-    demo_options o = {.device = "auto", .steps = 400, .batch = 16, .context = 128, .seed = 1337, .characters = 600, .temperature = 0.7};
+    demo_options o = {.device = "auto", .steps = 700, .batch = 16, .context = 128, .seed = 1337, .characters = 600, .temperature = 0.7};
     const tn_cli_option options[] = {
         {"data", TN_CLI_TEXT, &o.data, "FILE", "text to learn from (default: the project's own sources)", NULL},
         {"device", TN_CLI_TEXT, &o.device, "D", "auto, cpu or cuda", NULL},

@@ -24,6 +24,10 @@ template <> __device__ __forceinline__ double tn_narrow<double>(double x) { retu
 template <> __device__ __forceinline__ float tn_narrow<float>(float x) { return x; }
 template <> __device__ __forceinline__ tn_cuda_bf16 tn_narrow<tn_cuda_bf16>(float x) { return __float2bfloat16_rn(x); }
 
+/* A product that is not fused into a sum: where the same product is added here and taken away there, both must be rounded alike. */
+__device__ __forceinline__ double tn_product_of(double a, double b) { return __dmul_rn(a, b); }
+__device__ __forceinline__ float tn_product_of(float a, float b) { return __fmul_rn(a, b); }
+
 /* Sixteen bytes of T, moved by one instruction. */
 template <typename T> struct alignas(16) tn_pack {
     static constexpr int n = 16 / (int)sizeof(T);

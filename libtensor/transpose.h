@@ -8,7 +8,17 @@
 #ifdef TN_HAS_SHUFFLEVECTOR
 #define TN_INTERLEAVE_(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define TN_INTERLEAVE_(a, b, ...) __builtin_shuffle(a, b, (__typeof__((a) == (b))){ __VA_ARGS__ })
+/* Older GCC: the lanes come as a vector of integers as wide as the elements. */
+typedef int8_t tn_lanes_1_ __attribute__((vector_size(16)));
+typedef int16_t tn_lanes_2_ __attribute__((vector_size(16)));
+typedef int32_t tn_lanes_4_ __attribute__((vector_size(16)));
+typedef int64_t tn_lanes_8_ __attribute__((vector_size(16)));
+#define TN_LANES_OF_(v)                                                \
+    __typeof__(__builtin_choose_expr(                                  \
+        sizeof((v)[0]) == 1, (tn_lanes_1_){ 0 },                       \
+        __builtin_choose_expr(sizeof((v)[0]) == 2, (tn_lanes_2_){ 0 }, \
+                              __builtin_choose_expr(sizeof((v)[0]) == 4, (tn_lanes_4_){ 0 }, (tn_lanes_8_){ 0 }))))
+#define TN_INTERLEAVE_(a, b, ...) __builtin_shuffle(a, b, (TN_LANES_OF_(a)){ __VA_ARGS__ })
 #endif
 #define TN_LOW_2_ 0, 2
 #define TN_HIGH_2_ 1, 3

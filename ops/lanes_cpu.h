@@ -21,6 +21,15 @@ TN_INLINE void tn_lanes_store(tn_dtype dtype, void *p, int64_t i, int64_t n, tn_
     else tn_vf_store_bf16_part((tn_bf16 *)p + i, v, n - i);
 }
 
+/* One element as f32, and back: for plain loops, which the compiler makes vector code of. */
+TN_INLINE float tn_lane_load(tn_dtype dtype, const void *p, int64_t i) {
+    return dtype == TN_F32 ? ((const float *)p)[i] : tn_bf16_to_f32(((const tn_bf16 *)p)[i]);
+}
+TN_INLINE void tn_lane_store(tn_dtype dtype, void *p, int64_t i, float x) {
+    if (dtype == TN_F32) ((float *)p)[i] = x;
+    else ((tn_bf16 *)p)[i] = tn_f32_to_bf16(x);
+}
+
 /* p advanced by `elements`. */
 TN_INLINE void *tn_elements_after(tn_dtype dtype, const void *p, int64_t elements) {
     return (char *)p + elements * (dtype == TN_F64 ? 8 : dtype == TN_F32 ? 4 : 2);

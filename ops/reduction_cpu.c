@@ -42,7 +42,8 @@ static int collect_axes(const tn_reduction *r, reduce_axis *axes) {
         bool reduced = r->axes >> i & 1;
         int64_t size = r->in->shape[i];
         if (size != 1)
-            axes[n++] = (reduce_axis){size, r->in->stride[i], reduced ? 0 : out_stride, reduced && r->reducer->ordered ? index_step : 0, reduced};
+            axes[n++] =
+                (reduce_axis){ size, r->in->stride[i], reduced ? 0 : out_stride, reduced && r->reducer->ordered ? index_step : 0, reduced };
         *(reduced ? &index_step : &out_stride) *= size;
     }
     return n;
@@ -182,7 +183,8 @@ static void walk_on(reduce_walk *walk, const reduce_axis *axes, int n) {
         }                                                                                                              \
     return;
 
-static void gather(void *to, tn_dtype dtype, const void *from, int64_t n_outer, int64_t outer_stride, int64_t n_inner, int64_t inner_stride) {
+static void gather(void *to, tn_dtype dtype, const void *from, int64_t n_outer, int64_t outer_stride, int64_t n_inner,
+                   int64_t inner_stride) {
     switch (dtype) {
     case TN_F64: GATHER(double, double, )
     case TN_F32: GATHER(float, float, )
@@ -459,10 +461,14 @@ static void sum_finish_i64(const tn_reduction *r, const void *state, int64_t n, 
 
 #define COLUMN_ROWS 256
 
-static const tn_reducer sum_f64 = {TN_F64, NULL, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_f64, sum_columns_f64, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_f32, sum_columns_f32, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_bf16 = {TN_BF16, &sum_f32, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_bf16, sum_columns_bf16, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_i64 = {TN_I64, NULL, false, 8, COLUMN_ROWS, 0, sum_start, sum_rows_i64, sum_columns_i64, sum_merge_i64, sum_finish_i64};
+static const tn_reducer sum_f64 = {TN_F64, NULL, false, 8, COLUMN_ROWS, 0,
+    sum_start, sum_rows_f64, sum_columns_f64, sum_merge_f64, sum_finish_f64};
+static const tn_reducer sum_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, 0,
+    sum_start, sum_rows_f32, sum_columns_f32, sum_merge_f64, sum_finish_f64};
+static const tn_reducer sum_bf16 = {TN_BF16, &sum_f32, false, 8, COLUMN_ROWS, 0,
+    sum_start, sum_rows_bf16, sum_columns_bf16, sum_merge_f64, sum_finish_f64};
+static const tn_reducer sum_i64 = {TN_I64, NULL, false, 8, COLUMN_ROWS, 0,
+    sum_start, sum_rows_i64, sum_columns_i64, sum_merge_i64, sum_finish_i64};
 
 const tn_reducer *tn_reducer_sum(tn_dtype dtype) {
     return dtype == TN_F64 ? &sum_f64 : dtype == TN_F32 ? &sum_f32 : dtype == TN_BF16 ? &sum_bf16 : &sum_i64;

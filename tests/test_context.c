@@ -218,6 +218,19 @@ static void out_of_memory_is_an_error_like_any_other(void **state) {
     tn_close(cx);
 }
 
+static void a_device_that_is_really_full_is_survived(void **state) {
+    (void)state;
+    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    assert_null(tn_empty(cx, TN_F64, TN_SHAPE(INT64_C(1) << 44)));
+    tn_test_error(cx, TN_ERR_MEMORY, "allocated");
+    tn_tensor *small = tn_full(cx, TN_F32, TN_SHAPE(1000), 2);
+    assert_true(tn_item_at(small, TN_SHAPE(999)) == 2);
+    tn_memory_stats stats;
+    tn_memory_stats_get(cx, &stats);
+    assert_true(stats.n_out_of_memory == 1);
+    tn_close(cx);
+}
+
 static void every_host_allocation_may_fail(void **state) {
     (void)state;
     int64_t blocks = tn_host_live_blocks();
@@ -305,6 +318,7 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(labels_join),
     cmocka_unit_test(categories_and_owners_are_kept),
     cmocka_unit_test(out_of_memory_is_an_error_like_any_other),
+    cmocka_unit_test(a_device_that_is_really_full_is_survived),
     cmocka_unit_test(every_host_allocation_may_fail),
     cmocka_unit_test(a_dry_run_records_and_computes_nothing),
     cmocka_unit_test(red_zones_catch_a_kernel_that_writes_too_far),

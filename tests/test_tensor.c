@@ -154,6 +154,29 @@ static void the_random_stream_repeats_and_moves_on(void **state) {
     tn_close(cx);
 }
 
+/* Trivially true on the CPU; on another device it compares that one's bits with the CPU's. */
+static void random_numbers_are_the_same_on_every_device(void **state) {
+    (void)state;
+    enum { N = 10007 };
+    static char here[N * 8], there[N * 8];
+    static const tn_dtype floats[] = { TN_F64, TN_F32, TN_BF16 };
+    for (int kind = 0; kind < 3; kind++)
+        for (int d = 0; d < 3; d++) {
+            const char *devices[] = { tn_test_device(), "cpu" };
+            for (int i = 0; i < 2; i++) {
+                tn_context *cx = tn_open(&(tn_options){ .device = devices[i], .seed = 99 });
+                tn_randn(cx, TN_F32, TN_SHAPE(3)); /* an odd start */
+                tn_dtype dtype = kind == 2 ? TN_I64 : floats[d];
+                tn_tensor *t = kind == 0   ? tn_randn(cx, dtype, TN_SHAPE(N))
+                               : kind == 1 ? tn_rand(cx, dtype, TN_SHAPE(N), -3, 0.7)
+                                           : tn_randint(cx, dtype, TN_SHAPE(N), -5, INT64_C(1) << 40);
+                assert_true(tn_to_data(t, i ? there : here, tn_bytes(t)));
+                if (i) TN_TEST_WANT(memcmp(here, there, tn_bytes(t)) == 0, "kind %d in %s differs from the CPU's", kind, tn_dtype_name(dtype));
+                tn_close(cx);
+            }
+        }
+}
+
 static void random_numbers_have_their_moments(void **state) {
     (void)state;
     enum { N = 200000 };
@@ -224,6 +247,7 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(assign_broadcasts_and_converts),
     cmocka_unit_test(wrong_sizes_and_indices_are_refused),
     cmocka_unit_test(the_random_stream_repeats_and_moves_on),
+    cmocka_unit_test(random_numbers_are_the_same_on_every_device),
     cmocka_unit_test(random_numbers_have_their_moments),
     cmocka_unit_test(initialisers_have_their_spread),
     cmocka_unit_test(print_shows_values),

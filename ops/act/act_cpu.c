@@ -25,29 +25,31 @@ typedef struct tn_act_job {
     case TN_TANH: loop(TN_TANH); break;                                                                                \
     }
 
-TN_INLINE void forward_lanes(tn_dtype dtype, const tn_act_job *job, int64_t begin, int64_t end) {
+TN_INLINE void forward_range(tn_dtype dtype, const tn_act_job *job, int64_t begin, int64_t end) {
+    const void *restrict x = job->from;
+    void *restrict o = job->to;
 #define FORWARD_LOOP(act)                                                                                              \
-    for (int64_t i = begin; i < end; i += TN_VF_LANES)                                                                 \
-        tn_lanes_store(dtype, job->to, i, end, tn_vf_act(act, tn_lanes_load(dtype, job->from, i, end)))
+    for (int64_t i = begin; i < end; i++) tn_lane_store(dtype, o, i, tn_f32_act(act, tn_lane_load(dtype, x, i)))
     FOR_CONSTANT_ACT(job->act, FORWARD_LOOP)
 }
 
-TN_INLINE tn_vf slope(int act, tn_vf saved) {
-    return tn_act_saves_input(act) ? tn_vf_act_slope(act, saved) : tn_vf_act_slope_at_output(act, saved);
+TN_INLINE float slope(int act, float saved) {
+    return tn_act_saves_input(act) ? tn_f32_act_slope(act, saved) : tn_f32_act_slope_at_output(act, saved);
 }
 
-TN_INLINE void backward_lanes(tn_dtype dtype, const tn_act_job *job, int64_t begin, int64_t end) {
+TN_INLINE void backward_range(tn_dtype dtype, const tn_act_job *job, int64_t begin, int64_t end) {
+    const void *restrict saved = job->from, *restrict d = job->d;
+    void *restrict dx = job->to;
 #define BACKWARD_LOOP(act)                                                                                             \
-    for (int64_t i = begin; i < end; i += TN_VF_LANES)                                                                 \
-        tn_lanes_store(dtype, job->to, i, end,                                                                         \
-                       tn_lanes_load(dtype, job->d, i, end) * slope(act, tn_lanes_load(dtype, job->from, i, end)))
+    for (int64_t i = begin; i < end; i++)                                                                              \
+        tn_lane_store(dtype, dx, i, tn_lane_load(dtype, d, i) * slope(act, tn_lane_load(dtype, saved, i)))
     FOR_CONSTANT_ACT(job->act, BACKWARD_LOOP)
 }
 
-TN_SIMD_CLONES static void forward_f32(void *user, int64_t begin, int64_t end) { forward_lanes(TN_F32, user, begin, end); }
-TN_SIMD_CLONES static void forward_bf16(void *user, int64_t begin, int64_t end) { forward_lanes(TN_BF16, user, begin, end); }
-TN_SIMD_CLONES static void backward_f32(void *user, int64_t begin, int64_t end) { backward_lanes(TN_F32, user, begin, end); }
-TN_SIMD_CLONES static void backward_bf16(void *user, int64_t begin, int64_t end) { backward_lanes(TN_BF16, user, begin, end); }
+TN_SIMD_CLONES static void forward_f32(void *user, int64_t begin, int64_t end) { forward_range(TN_F32, user, begin, end); }
+TN_SIMD_CLONES static void forward_bf16(void *user, int64_t begin, int64_t end) { forward_range(TN_BF16, user, begin, end); }
+TN_SIMD_CLONES static void backward_f32(void *user, int64_t begin, int64_t end) { backward_range(TN_F32, user, begin, end); }
+TN_SIMD_CLONES static void backward_bf16(void *user, int64_t begin, int64_t end) { backward_range(TN_BF16, user, begin, end); }
 
 static void forward_f64(void *user, int64_t begin, int64_t end) {
     const tn_act_job *job = user;

@@ -46,9 +46,9 @@ size_t tn_softmax_workspace(const tn_op_call *call, bool backward) {
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Maxima are found by plain loops, which the compiler turns into max instructions of any width. */
+/* Maxima and exponentials come from plain loops, of which the compiler makes vector code of any width. */
 
-#define BLOCK 64
+#define BLOCK 64 /* partial maxima and sums of a row */
 
 /* Elements i .. i + width - 1 as f32: in place, or widened into `buffer`. */
 TN_INLINE const float *as_f32(tn_dtype dtype, const void *x, int64_t i, int64_t width, float *buffer) {
@@ -62,46 +62,43 @@ TN_INLINE float finite_base(float max) { return max == -INFINITY ? 0 : max; }
 
 /* ---- rows, f32 and bf16 ---- */
 
+TN_INLINE void block_max(float *max, const float *x, int64_t n) {
+    for (int64_t j = 0; j < n; j++) max[j] = x[j] > max[j] ? x[j] : max[j];
+}
+TN_INLINE void block_exp(float *restrict sum, float *restrict e, const float *restrict x, float max, int64_t n) {
+    for (int64_t j = 0; j < n; j++) sum[j] += e[j] = tn_f32_exp_below_0(x[j] - max);
+}
+
 TN_INLINE float row_max(tn_dtype dtype, const void *x, int64_t n) {
     float max[BLOCK], buffer[BLOCK];
     for (int j = 0; j < BLOCK; j++) max[j] = -INFINITY;
     int64_t i = 0;
-    for (; i + BLOCK <= n; i += BLOCK) {
-        const float *v = as_f32(dtype, x, i, BLOCK, buffer);
-        for (int j = 0; j < BLOCK; j++) max[j] = v[j] > max[j] ? v[j] : max[j];
-    }
-    const float *v = as_f32(dtype, x, i, n - i, buffer);
-    for (int j = 0; j < n - i; j++) max[j] = v[j] > max[j] ? v[j] : max[j];
-    for (int half = BLOCK / 2; half; half /= 2)
-        for (int j = 0; j < half; j++) max[j] = max[j + half] > max[j] ? max[j + half] : max[j];
+    for (; i + BLOCK <= n; i += BLOCK) block_max(max, as_f32(dtype, x, i, BLOCK, buffer), BLOCK);
+    block_max(max, as_f32(dtype, x, i, n - i, buffer), n - i);
+    for (int half = BLOCK / 2; half; half /= 2) block_max(max, max + half, half);
     return finite_base(max[0]);
 }
 
 /* The sum of exp(x - max); the exponentials go to `kept`, unless that is NULL. What follows x, most often the next row, is
  * fetched from memory meanwhile. */
 TN_INLINE float row_sum(tn_dtype dtype, const void *x, int64_t n, float max, float *kept) {
-    tn_vf sum[2] = {tn_vf_zero(), tn_vf_zero()};
+    float sum[BLOCK] = {0}, buffer[BLOCK], unkept[BLOCK];
     int64_t i = 0;
-    for (; i + 2 * TN_VF_LANES <= n; i += 2 * TN_VF_LANES)
-        for (int k = 0; k < 2; k++) {
-            tn_vf e = tn_vf_exp(tn_lanes_load(dtype, x, i + k * TN_VF_LANES, n) - max);
-            if (kept) tn_vf_store(kept + i + k * TN_VF_LANES, e);
-            sum[k] += e;
-            __builtin_prefetch(tn_elements_after(dtype, x, n + i + k * TN_VF_LANES));
-        }
-    for (; i < n; i += TN_VF_LANES) {
-        tn_vf e = tn_vf_exp(tn_lanes_load_or(dtype, x, i, n, -INFINITY) - max);
-        if (kept) tn_vf_store_part(kept + i, e, n - i);
-        sum[0] += e;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        for (int j = 0; j < BLOCK; j += TN_VF_LANES) __builtin_prefetch(tn_elements_after(dtype, x, n + i + j));
+        block_exp(sum, kept ? kept + i : unkept, as_f32(dtype, x, i, BLOCK, buffer), max, BLOCK);
     }
-    return tn_vf_sum(sum[0] + sum[1]);
+    block_exp(sum, kept ? kept + i : unkept, as_f32(dtype, x, i, n - i, buffer), max, n - i);
+    for (int half = BLOCK / 2; half; half /= 2)
+        for (int j = 0; j < half; j++) sum[j] += sum[j + half];
+    return sum[0];
 }
 
 TN_INLINE void row_scale(tn_dtype dtype, const float *e, void *o, int64_t n, float scale) {
-    for (int64_t i = 0; i < n; i += TN_VF_LANES) tn_lanes_store(dtype, o, i, n, tn_lanes_load(TN_F32, e, i, n) * scale);
+    for (int64_t i = 0; i < n; i++) tn_lane_store(dtype, o, i, e[i] * scale);
 }
-TN_INLINE void row_again(tn_dtype dtype, const void *x, void *o, int64_t n, float max, float scale) {
-    for (int64_t i = 0; i < n; i += TN_VF_LANES) tn_lanes_store(dtype, o, i, n, tn_vf_exp(tn_lanes_load(dtype, x, i, n) - max) * scale);
+TN_INLINE void row_again(tn_dtype dtype, const void *restrict x, void *restrict o, int64_t n, float max, float scale) {
+    for (int64_t i = 0; i < n; i++) tn_lane_store(dtype, o, i, tn_f32_exp_below_0(tn_lane_load(dtype, x, i) - max) * scale);
 }
 
 TN_INLINE void forward_row(tn_dtype dtype, const void *x, void *o, int64_t n) {

@@ -69,7 +69,7 @@ static bool gather_check(tn_op_call *call) {
 
 static const tn_input_def gather_inputs[] = {
     {.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape but a scalar"},
-    {.name = "index", .dtypes = INDEX_DTYPES, .flags = TN_INPUT_NO_GRADIENT | TN_INPUT_STRIDED, .doc = "as many axes as x, each in [0, size of dim)"},
+    {.name = "index", .dtypes = INDEX_DTYPES, .flags = TN_INPUT_NO_GRADIENT | TN_INPUT_STRIDED, .doc = "as many axes as x"},
 };
 static const tn_output_def gather_outputs[] = {{"o", "like the index"}};
 static const tn_attr_def gather_attrs[] = {TN_ATTR(tn_gather_args, dim, TN_ATTR_INT, NULL, "the axis the index counts along")};
@@ -117,7 +117,8 @@ tn_tensor *tn_index_select(tn_tensor *x, int64_t dim, tn_tensor *index) {
     int axis = tn_axis_of(dim, x->axes);
     int64_t stride[TN_MAX_AXES] = {0};
     tn_shape shape = tn_shape_of(x);
-    if (axis < 0) return tn_fail(x->cx, TN_ERR_ARGUMENT, "tn_index_select", "dim %lld: wanted one of the %d axes of x", (long long)dim, x->axes);
+    if (axis < 0)
+        return tn_fail(x->cx, TN_ERR_ARGUMENT, "tn_index_select", "dim %lld: wanted one of the %d axes of x", (long long)dim, x->axes);
     if (index->axes != 1) return tn_fail(x->cx, TN_ERR_SHAPE, "tn_index_select", "the index has %d axes: wanted 1", index->axes);
     shape.size[axis] = index->shape[0];
     stride[axis] = index->stride[0];

@@ -34,7 +34,8 @@ static bool index_fits(tn_op_call *call, const tn_tensor *index, int64_t n_rows)
 static void copy_rows(void *user, int64_t begin, int64_t end) {
     const embedding *e = user;
     size_t row_bytes = (size_t)e->width * tn_dtype_size(e->dtype);
-    for (int64_t i = begin; i < end; i++) memcpy(e->to + (size_t)i * row_bytes, e->from + (size_t)tn_index_at(e->index, i) * row_bytes, row_bytes);
+    for (int64_t i = begin; i < end; i++)
+        memcpy(e->to + (size_t)i * row_bytes, e->from + (size_t)tn_index_at(e->index, i) * row_bytes, row_bytes);
 }
 
 tn_status tn_embedding_forward_cpu(tn_op_call *call) {
@@ -122,7 +123,9 @@ static void sum_blocks(void *user, int64_t begin, int64_t end) {
 tn_status tn_embedding_backward_cpu(tn_op_call *call) {
     const tn_tensor *dweight = call->din[0], *index = call->in[1];
     int64_t *end = call->workspace, n_rows = dweight->shape[0], width = dweight->shape[1];
-    embedding e = {.index = index, .from = call->dout[0]->data, .to = dweight->data, .dtype = dweight->dtype, .n_rows = n_rows, .width = width};
+    embedding e = {
+        .index = index, .from = call->dout[0]->data, .to = dweight->data, .dtype = dweight->dtype, .n_rows = n_rows, .width = width
+    };
     if (dweight->numel == 0) return TN_OK;
     sort_places(index, n_rows, end, end + n_rows);
     e.end = end;
@@ -130,7 +133,7 @@ tn_status tn_embedding_backward_cpu(tn_op_call *call) {
     e.n_panels = tn_chunk_count(width, PANEL);
     e.n_blocks = tn_chunk_count(n_rows, ROW_BLOCK);
     int64_t block_size = ROW_BLOCK * (width < PANEL ? width : PANEL);
-    tn_parallel_for(e.n_panels * e.n_blocks, tn_even_grain(e.n_panels * e.n_blocks, TASK_SIZE / block_size + 1, 1, call->threads), sum_blocks, &e,
-                    call->threads);
+    tn_parallel_for(e.n_panels * e.n_blocks, tn_even_grain(e.n_panels * e.n_blocks, TASK_SIZE / block_size + 1, 1, call->threads),
+                    sum_blocks, &e, call->threads);
     return TN_OK;
 }

@@ -31,11 +31,12 @@ static void note_bad(gather *g, int64_t at) {
 
 /* ---- forward: a row of the index's last axis at a time ---- */
 
-#define READ_ROW(type)                                                                                                 \
-    for (int64_t j = 0; j < n; j++) {                                                                                  \
-        int64_t i = tn_index_at(g->index, index_at + j * index_stride);                                                \
-        if ((uint64_t)i < (uint64_t)g->limit) ((type *)g->o)[row * n + j] = ((const type *)g->x->data)[x_at + j * x_stride + i * axis_stride]; \
-        else note_bad(g, row * n + j);                                                                                 \
+#define READ_ROW(type)                                                                                       \
+    for (int64_t j = 0; j < n; j++) {                                                                        \
+        int64_t i = tn_index_at(g->index, index_at + j * index_stride);                                      \
+        if ((uint64_t)i < (uint64_t)g->limit)                                                                \
+            ((type *)g->o)[row * n + j] = ((const type *)g->x->data)[x_at + j * x_stride + i * axis_stride]; \
+        else note_bad(g, row * n + j);                                                                        \
     }
 
 static void read_row(gather *g, int64_t row, int64_t index_at, int64_t x_at) {
@@ -76,8 +77,8 @@ static tn_status refuse_index(tn_op_call *call, const gather *g) {
         offset += rest % g->index->shape[i] * g->index->stride[i];
         rest /= g->index->shape[i];
     }
-    tn_refuse(call, TN_ERR_ARGUMENT, "index %lld at position %lld: wanted 0 to %lld", (long long)tn_index_at(g->index, offset), (long long)g->bad,
-              (long long)g->limit - 1);
+    tn_refuse(call, TN_ERR_ARGUMENT, "index %lld at position %lld: wanted 0 to %lld", (long long)tn_index_at(g->index, offset),
+              (long long)g->bad, (long long)g->limit - 1);
     return TN_ERR_ARGUMENT;
 }
 

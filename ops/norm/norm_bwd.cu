@@ -67,14 +67,14 @@ template <typename T, int PACKS, bool Gated, bool Biased, int THREADS> __global_
         for (int p = 0; p < PACKS; p++)
 #pragma unroll
             for (int j = 0; j < x.n; j++) {
-                float normal = (x.at[p][j] - mean) * rstd, gate = 1, d = dout.at[p][j], weighted = d * tn_widen(weight[p].at[j]);
+                float normal = (x.at[p][j] - mean) * rstd, gate = 1, d = dout.at[p][j], weighted = tn_product_of(d, tn_widen(weight[p].at[j]));
                 if (Gated) {
                     gate = norm_gate(job.g_act, g.at[p][j]);
                     g.at[p][j] = weighted * normal * norm_gate_slope(job.g_act, g.at[p][j]);
                 }
                 if (inside) dweight.at[p][j] += d * normal * gate;
                 x.at[p][j] = normal;
-                dout.at[p][j] = weighted * gate;
+                dout.at[p][j] = tn_product_of(weighted, gate);
                 sum += dout.at[p][j];
                 dot += dout.at[p][j] * normal;
             }
@@ -104,8 +104,8 @@ template <typename T> __global__ void norm_backward_plain_rows(tn_norm_rows job)
         const T *g = job.g ? (const T *)job.g + row * job.d : NULL;
         W rstd = ((const W *)job.rstd)[row], mean = job.mean ? ((const W *)job.mean)[row] : (W)0, sum = 0, dot = 0;
         for (int64_t i = threadIdx.x; i < job.d; i += blockDim.x) {
-            W normal = (tn_widen(x[i]) - mean) * rstd, weighted = tn_widen(dout[i]) * tn_widen(weight[i]);
-            W u = g ? weighted * norm_gate(job.g_act, (W)tn_widen(g[i])) : weighted;
+            W normal = (tn_widen(x[i]) - mean) * rstd, weighted = tn_product_of(tn_widen(dout[i]), tn_widen(weight[i]));
+            W u = g ? tn_product_of(weighted, norm_gate(job.g_act, (W)tn_widen(g[i]))) : weighted;
             sum += u;
             dot += u * normal;
             if (job.dg) ((T *)job.dg)[row * job.d + i] = tn_narrow<T>(weighted * normal * norm_gate_slope(job.g_act, (W)tn_widen(g[i])));
@@ -114,8 +114,8 @@ template <typename T> __global__ void norm_backward_plain_rows(tn_norm_rows job)
         sum = job.center ? tn_block_sum(sum, scratch) / (W)job.d : (W)0;
         dot = tn_block_sum(dot, scratch) / (W)job.d;
         for (int64_t i = threadIdx.x; i < job.d; i += blockDim.x) {
-            W normal = (tn_widen(x[i]) - mean) * rstd, u = tn_widen(dout[i]) * tn_widen(weight[i]);
-            if (g) u *= norm_gate(job.g_act, (W)tn_widen(g[i]));
+            W normal = (tn_widen(x[i]) - mean) * rstd, u = tn_product_of(tn_widen(dout[i]), tn_widen(weight[i]));
+            if (g) u = tn_product_of(u, norm_gate(job.g_act, (W)tn_widen(g[i])));
             ((T *)job.dx)[row * job.d + i] = tn_narrow<T>(rstd * (u - sum - normal * dot));
         }
     }

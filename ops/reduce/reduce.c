@@ -43,12 +43,14 @@ static bool check_reduction(tn_op_call *call, tn_dtype out) {
 }
 
 static bool check_something(tn_op_call *call) {
-    TN_WANT(reduced_count(call) > 0 || tn_spec_numel(&call->out_spec[0]) == 0, call, TN_ERR_SHAPE, "the %s of nothing: wanted axes that are not empty",
-            call->op->name);
+    TN_WANT(reduced_count(call) > 0 || tn_spec_numel(&call->out_spec[0]) == 0, call, TN_ERR_SHAPE,
+            "the %s of nothing: wanted axes that are not empty", call->op->name);
     return true;
 }
 
-static bool sum_check(tn_op_call *call) { return check_reduction(call, tn_dtype_is_float(call->in[0]->dtype) ? call->in[0]->dtype : TN_I64); }
+static bool sum_check(tn_op_call *call) {
+    return check_reduction(call, tn_dtype_is_float(call->in[0]->dtype) ? call->in[0]->dtype : TN_I64);
+}
 static bool mean_check(tn_op_call *call) { return check_reduction(call, call->in[0]->dtype) && check_something(call); }
 static bool argmax_check(tn_op_call *call) { return check_reduction(call, TN_I64) && check_something(call); }
 
@@ -93,7 +95,9 @@ static int64_t logsumexp_statistics_bytes(const tn_op_call *call) {
 static int64_t logsumexp_saved_bytes(const tn_op_call *call) { return tn_call_in_bytes(call) + logsumexp_statistics_bytes(call); }
 
 /* Backward of sum and mean hands on their gradient with stride 0; mean's is divided first. */
-static int64_t sum_floor_bytes(const tn_op_call *call, bool backward) { return backward ? 0 : tn_call_in_bytes(call) + tn_call_out_bytes(call); }
+static int64_t sum_floor_bytes(const tn_op_call *call, bool backward) {
+    return backward ? 0 : tn_call_in_bytes(call) + tn_call_out_bytes(call);
+}
 static int64_t mean_floor_bytes(const tn_op_call *call, bool backward) {
     return backward ? 2 * tn_call_out_bytes(call) : tn_call_in_bytes(call) + tn_call_out_bytes(call);
 }

@@ -126,7 +126,8 @@ static void scatter_part(void *user, int64_t begin, int64_t end) {
     const scatter *s = user;
     for (int64_t i = begin; i < end; i++) {
         int64_t winner = s->wide_index ? ((const int64_t *)s->index)[i] : ((const int32_t *)s->index)[i];
-        int64_t at = offset_of(i, s->n_kept, s->kept_size, s->kept_stride) + offset_of(winner, s->n_reduced, s->reduced_size, s->reduced_stride);
+        int64_t at =
+            offset_of(i, s->n_kept, s->kept_size, s->kept_stride) + offset_of(winner, s->n_reduced, s->reduced_size, s->reduced_stride);
         memcpy(s->dx + (size_t)at * s->size, s->dout + (size_t)i * s->size, s->size);
     }
 }
@@ -205,8 +206,9 @@ TN_INLINE void lse_write(tn_dtype dtype, const lse_part *part) {
         return;
     }
     for (int64_t i = 0; i < n; i += TN_VF_LANES)
-        tn_lanes_store(dtype, part->dx, i, n, lse_gradient(tn_lanes_load(dtype, part->x, i, n), tn_lanes_load(TN_F32, part->m, i, n),
-                                                           tn_lanes_load(TN_F32, part->log_s, i, n), tn_lanes_load(dtype, part->dout, i, n)));
+        tn_lanes_store(dtype, part->dx, i, n,
+                       lse_gradient(tn_lanes_load(dtype, part->x, i, n), tn_lanes_load(TN_F32, part->m, i, n),
+                                    tn_lanes_load(TN_F32, part->log_s, i, n), tn_lanes_load(dtype, part->dout, i, n)));
 }
 
 TN_SIMD_CLONES static void lse_write_f32(const lse_part *part) { lse_write(TN_F32, part); }
@@ -274,7 +276,9 @@ static void cut_long_row(lse_backward *b) {
 tn_status tn_logsumexp_backward_cpu(tn_op_call *call) {
     const tn_tensor *x = call->in[0];
     tn_tensor *dx = call->din[0];
-    lse_backward b = {.x = x->data, .dx = dx->data, .m = call->aux[0], .log_s = call->aux[1], .dout = call->dout[0], .size = tn_dtype_size(x->dtype)};
+    lse_backward b = {
+        .x = x->data, .dx = dx->data, .m = call->aux[0], .log_s = call->aux[1], .dout = call->dout[0], .size = tn_dtype_size(x->dtype)
+    };
     if (x->numel == 0) return TN_OK;
     /* What has other strides than dx is laid out in dx first and then worked on in place. */
     if (!tn_is_contiguous(x)) {

@@ -71,9 +71,11 @@ TN_INLINE void lse_strip(tn_dtype dtype, float *m, float *s, const tn_reduce_blo
     int64_t stride = block->along_stride, along = block->along;
     tn_vf before = tn_vf_load_part(m + i, n - i), sum = tn_vf_zero();
     tn_vi top = ordered(before);
-    for (int64_t l = 0; l < along; l++) top = larger(top, ordered(tn_lanes_load(dtype, tn_elements_after(dtype, block->data, l * stride), i, n)));
+    for (int64_t l = 0; l < along; l++)
+        top = larger(top, ordered(tn_lanes_load(dtype, tn_elements_after(dtype, block->data, l * stride), i, n)));
     tn_vf now = unordered(top), shift = shift_of(now);
-    for (int64_t l = 0; l < along; l++) sum += tn_vf_exp(tn_lanes_load(dtype, tn_elements_after(dtype, block->data, l * stride), i, n) - shift);
+    for (int64_t l = 0; l < along; l++)
+        sum += tn_vf_exp(tn_lanes_load(dtype, tn_elements_after(dtype, block->data, l * stride), i, n) - shift);
     tn_vf_store_part(s + i, tn_vf_load_part(s + i, n - i) * rescale(before, now) + sum, n - i);
     tn_vf_store_part(m + i, now, n - i);
 }
@@ -150,7 +152,8 @@ static void lse_rows_f64(void *state, const tn_reduce_block *block) {
 
 static void lse_columns_f64(void *state, const tn_reduce_block *block) {
     double *m = state, *s = m + block->across;
-    for (int64_t a = 0; a < block->across; a++) lse_take_f64(&m[a], &s[a], (const double *)block->data + a, block->along_stride, block->along);
+    for (int64_t a = 0; a < block->across; a++)
+        lse_take_f64(&m[a], &s[a], (const double *)block->data + a, block->along_stride, block->along);
 }
 
 static void lse_merge_f64(void *state, const void *later, int64_t n) {
@@ -178,8 +181,11 @@ static void lse_finish_f64(const tn_reduction *r, const void *state, int64_t n, 
 #define COLUMN_ROWS 32
 #define SHORT_ROW 32
 
-static const tn_reducer lse_f64 = {TN_F64, NULL, false, 16, COLUMN_ROWS, SHORT_ROW, lse_start_f64, lse_rows_f64, lse_columns_f64, lse_merge_f64, lse_finish_f64};
-static const tn_reducer lse_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, SHORT_ROW, lse_start_f32, lse_rows_f32, lse_columns_f32, lse_merge_f32, lse_finish_f32};
-static const tn_reducer lse_bf16 = {TN_BF16, &lse_f32, false, 8, COLUMN_ROWS, SHORT_ROW, lse_start_f32, lse_rows_bf16, lse_columns_bf16, lse_merge_f32, lse_finish_f32};
+static const tn_reducer lse_f64 = {TN_F64, NULL, false, 16, COLUMN_ROWS, SHORT_ROW,
+    lse_start_f64, lse_rows_f64, lse_columns_f64, lse_merge_f64, lse_finish_f64};
+static const tn_reducer lse_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, SHORT_ROW,
+    lse_start_f32, lse_rows_f32, lse_columns_f32, lse_merge_f32, lse_finish_f32};
+static const tn_reducer lse_bf16 = {TN_BF16, &lse_f32, false, 8, COLUMN_ROWS, SHORT_ROW,
+    lse_start_f32, lse_rows_bf16, lse_columns_bf16, lse_merge_f32, lse_finish_f32};
 
 const tn_reducer *tn_reducer_logsumexp(tn_dtype dtype) { return dtype == TN_F64 ? &lse_f64 : dtype == TN_F32 ? &lse_f32 : &lse_bf16; }

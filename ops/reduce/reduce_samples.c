@@ -13,7 +13,8 @@ static const double infinite[] = {-INFINITY};
 static const double some_infinite[] = {-INFINITY, 1, -INFINITY, 0.5, -2};
 
 #define LISTED(list, ...)                                                                                              \
-    { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = TN_FILL_LIST, .values = list, .n_values = TN_COUNT(list) }
+    { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = TN_FILL_LIST, .values = list, \
+      .n_values = TN_COUNT(list) }
 #define NUMBERS(...) TN_SAMPLE_SHAPE(__VA_ARGS__)
 #define SCATTERED(...) LISTED(scattered, __VA_ARGS__)
 
@@ -41,7 +42,8 @@ static const double some_infinite[] = {-INFINITY, 1, -INFINITY, 0.5, -2};
 
 #define OF_NOTHING {.name = "of-nothing", .in = {NUMBERS(3, 0)}, .attrs = "{\"dims\": [1]}", .error = TN_ERR_SHAPE, .message = "of nothing"}
 #define INTEGERS_REFUSED                                                                                               \
-    {.name = "integers", .in = {{.present = true, .shape = {1, {4}}, .other_dtype = true, .dtype = TN_I64}}, .error = TN_ERR_DTYPE, .message = "i64"}
+    {.name = "integers", .in = {{.present = true, .shape = {1, {4}}, .other_dtype = true, .dtype = TN_I64}},           \
+     .error = TN_ERR_DTYPE, .message = "i64"}
 
 const tn_sample tn_sum_samples[] = {
     REDUCTIONS(NUMBERS),

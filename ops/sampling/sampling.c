@@ -10,7 +10,8 @@ static bool topk_check(tn_op_call *call) {
     const tn_tensor *x = call->in[0];
     int axis = tn_axis_of(args->dim, x->axes);
     TN_WANT(axis >= 0, call, TN_ERR_ARGUMENT, "dim %lld: wanted an axis of x", (long long)args->dim);
-    TN_WANT(args->k >= 0 && args->k <= x->shape[axis], call, TN_ERR_ARGUMENT, "k %lld: wanted 0 to %lld", (long long)args->k, (long long)x->shape[axis]);
+    TN_WANT(args->k >= 0 && args->k <= x->shape[axis], call, TN_ERR_ARGUMENT, "k %lld: wanted 0 to %lld", (long long)args->k,
+            (long long)x->shape[axis]);
     call->out_spec[0] = tn_spec_like(x);
     call->out_spec[0].shape.size[axis] = args->k;
     call->out_spec[1] = (tn_spec){TN_I64, call->out_spec[0].shape};
@@ -81,7 +82,9 @@ static int64_t multinomial_floor_bytes(const tn_op_call *call, bool backward) {
     return backward ? 0 : tn_call_in_bytes(call) + tn_call_out_bytes(call);
 }
 
-static const tn_input_def multinomial_inputs[] = {{.name = "weights", .dtypes = TN_FLOATS, .flags = TN_INPUT_NO_GRADIENT, .doc = "[.., v], >= 0"}};
+static const tn_input_def multinomial_inputs[] = {
+    {.name = "weights", .dtypes = TN_FLOATS, .flags = TN_INPUT_NO_GRADIENT, .doc = "[.., v], >= 0"},
+};
 static const tn_output_def multinomial_outputs[] = {{"index", "i64 [.., n_samples]"}};
 static const tn_attr_def multinomial_attrs[] = {
     TN_ATTR(tn_multinomial_args, n_samples, TN_ATTR_INT, "1", "draws from each row"),

@@ -105,7 +105,7 @@ tn_status tn_multinomial_forward_cpu(tn_op_call *call) {
     int64_t n_rows = x->numel / m.size;
     tn_parallel_for(n_rows, tn_even_grain(n_rows, TASK_SIZE / m.size + 1, 1, call->threads), draw_rows, &m, call->threads);
     if (m.refused_row == INT64_MAX) return TN_OK;
-    tn_refuse(call, TN_ERR_ARGUMENT, "row %lld of the weights: wanted finite weights of at least 0, %lld of them above 0", (long long)m.refused_row,
-              (long long)(m.args->replacement ? 1 : m.args->n_samples));
+    tn_refuse(call, TN_ERR_ARGUMENT, "row %lld of the weights: wanted finite weights of at least 0, %lld of them above 0",
+              (long long)m.refused_row, (long long)(m.args->replacement ? 1 : m.args->n_samples));
     return TN_ERR_ARGUMENT;
 }

@@ -82,7 +82,8 @@ static void run_lines(void *user, int64_t begin, int64_t end) {
         first_of_line(t, heap, from);
         for (int64_t i = 0; i < t->k; i++) {
             int64_t at = to + i * t->around.inner;
-            memcpy((char *)t->values->data + (size_t)at * size, (const char *)t->x->data + (size_t)(from + heap[i].place * t->around.inner) * size, size);
+            memcpy((char *)t->values->data + (size_t)at * size,
+                   (const char *)t->x->data + (size_t)(from + heap[i].place * t->around.inner) * size, size);
             ((int64_t *)t->indices->data)[at] = heap[i].place;
         }
     }
@@ -103,7 +104,8 @@ static void scatter_lines(void *user, int64_t begin, int64_t end) {
 
 static void for_all_lines(const topk *t, tn_range_body body, int threads) {
     int64_t n_lines = t->around.outer * t->around.inner;
-    if (t->k > 0) tn_parallel_for(n_lines, tn_even_grain(n_lines, TASK_SIZE / (t->around.axis + 1) + 1, 1, threads), body, (void *)t, threads);
+    if (t->k > 0)
+        tn_parallel_for(n_lines, tn_even_grain(n_lines, TASK_SIZE / (t->around.axis + 1) + 1, 1, threads), body, (void *)t, threads);
 }
 
 size_t tn_topk_workspace(const tn_op_call *call, bool backward) {

@@ -11,7 +11,8 @@ static const double zero_row[] = {0, 0, 1, 0, 0, 0};
 static const double infinite[] = {1, INFINITY, 2};
 
 #define LISTED(list, ...)                                                                                              \
-    { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = TN_FILL_LIST, .values = list, .n_values = TN_COUNT(list) }
+    { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = TN_FILL_LIST, .values = list, \
+      .n_values = TN_COUNT(list) }
 #define WEIGHTS(...) { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = TN_FILL_UNIFORM, .b = 1 }
 
 const tn_sample tn_topk_samples[] = {
@@ -42,8 +43,8 @@ const tn_sample tn_multinomial_samples[] = {
     {.name = "negative", .in = {LISTED(negative, 2, 3)}, .error = TN_ERR_ARGUMENT, .message = "row 0"},
     {.name = "infinite", .in = {LISTED(infinite, 1, 3)}, .error = TN_ERR_ARGUMENT, .message = "finite"},
     {.name = "zero-row", .in = {LISTED(zero_row, 2, 3)}, .error = TN_ERR_ARGUMENT, .message = "row 1"},
-    {.name = "too-few-positive", .in = {LISTED(uneven, 1, 6)}, .attrs = "{\"n_samples\": 4, \"replacement\": false}", .error = TN_ERR_ARGUMENT,
-     .message = "4 of them"},
+    {.name = "too-few-positive", .in = {LISTED(uneven, 1, 6)}, .attrs = "{\"n_samples\": 4, \"replacement\": false}",
+     .error = TN_ERR_ARGUMENT, .message = "4 of them"},
     {.name = "too-many", .in = {WEIGHTS(2, 3)}, .attrs = "{\"n_samples\": 4, \"replacement\": false}", .error = TN_ERR_ARGUMENT,
      .message = "4 samples of 3"},
     {.name = "of-nothing", .in = {WEIGHTS(2, 0)}, .error = TN_ERR_SHAPE, .message = "no places"},

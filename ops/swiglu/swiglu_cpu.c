@@ -12,26 +12,38 @@ typedef struct tn_swiglu_job {
     void *to;
 } tn_swiglu_job;
 
-/* Each half of a row is a run of its own, which processors have to find anew: the next row's are asked for in time. */
-TN_INLINE void fetch_next_row(tn_dtype dtype, const void *u, const void *v, int64_t i, int64_t f) {
-    __builtin_prefetch(tn_elements_after(dtype, u, 2 * f + i));
-    __builtin_prefetch(tn_elements_after(dtype, v, 2 * f + i));
-}
+/* Rows are worked on a block at a time. Each half of a row is a run of its own in memory, which processors have to find
+ * anew, so meanwhile the next row's block is asked for. */
+#define BLOCK 64
 
-TN_INLINE void forward_row(tn_dtype dtype, const void *u, const void *v, void *o, int64_t f) {
-    for (int64_t i = 0; i < f; i += TN_VF_LANES) {
-        fetch_next_row(dtype, u, v, i, f);
-        tn_lanes_store(dtype, o, i, f, tn_vf_act(TN_SILU, tn_lanes_load(dtype, u, i, f)) * tn_lanes_load(dtype, v, i, f));
+TN_INLINE void fetch_next_row(tn_dtype dtype, const void *u, const void *v, int64_t i, int64_t f) {
+    for (int64_t j = 0; j < BLOCK; j += 16) {
+        __builtin_prefetch(tn_elements_after(dtype, u, 2 * f + i + j));
+        __builtin_prefetch(tn_elements_after(dtype, v, 2 * f + i + j));
     }
 }
 
-TN_INLINE void backward_row(tn_dtype dtype, const void *u, const void *v, const void *d, void *du, void *dv, int64_t f) {
-    for (int64_t i = 0; i < f; i += TN_VF_LANES) {
-        fetch_next_row(dtype, u, v, i, f);
-        tn_vf x = tn_lanes_load(dtype, u, i, f), upstream = tn_lanes_load(dtype, d, i, f);
-        tn_vf s = tn_vf_sigmoid(x), slope = s * (1.0f + x * (1.0f - s));
-        tn_lanes_store(dtype, du, i, f, upstream * tn_lanes_load(dtype, v, i, f) * slope);
-        tn_lanes_store(dtype, dv, i, f, upstream * (x * s));
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+TN_INLINE void forward_row(tn_dtype dtype, const void *restrict u, const void *restrict v, void *restrict o, int64_t f) {
+    for (int64_t at = 0; at < f; at += BLOCK) {
+        fetch_next_row(dtype, u, v, at, f);
+        int64_t end = least(at + BLOCK, f);
+        for (int64_t i = at; i < end; i++)
+            tn_lane_store(dtype, o, i, tn_f32_act(TN_SILU, tn_lane_load(dtype, u, i)) * tn_lane_load(dtype, v, i));
+    }
+}
+
+TN_INLINE void backward_row(tn_dtype dtype, const void *restrict u, const void *restrict v, const void *restrict d, void *restrict du,
+                            void *restrict dv, int64_t f) {
+    for (int64_t at = 0; at < f; at += BLOCK) {
+        fetch_next_row(dtype, u, v, at, f);
+        int64_t end = least(at + BLOCK, f);
+        for (int64_t i = at; i < end; i++) {
+            float x = tn_lane_load(dtype, u, i), upstream = tn_lane_load(dtype, d, i), s = tn_f32_sigmoid(x);
+            tn_lane_store(dtype, du, i, upstream * tn_lane_load(dtype, v, i) * (s * (1.0f + x * (1.0f - s))));
+            tn_lane_store(dtype, dv, i, upstream * (x * s));
+        }
     }
 }
 

@@ -124,7 +124,8 @@ static bool permute_check(tn_op_call *call) {
     const tn_permute_args *args = call->args;
     const tn_tensor *x = call->in[0];
     uint32_t seen = 0;
-    TN_WANT(args->dims.axes == x->axes, call, TN_ERR_ARGUMENT, "dims has %d entries: wanted each of the %d axes once", args->dims.axes, x->axes);
+    TN_WANT(args->dims.axes == x->axes, call, TN_ERR_ARGUMENT, "dims has %d entries: wanted each of the %d axes once", args->dims.axes,
+            x->axes);
     call->out_spec[0] = (tn_spec){.dtype = x->dtype, .shape.axes = x->axes};
     for (int i = 0; i < x->axes; i++) {
         int axis = tn_axis_of(args->dims.size[i], x->axes);
@@ -243,15 +244,16 @@ static bool expand_check(tn_op_call *call) {
     const tn_expand_args *args = call->args;
     const tn_tensor *x = call->in[0];
     int added = args->shape.axes - x->axes;
-    TN_WANT(args->shape.axes <= TN_MAX_AXES && added >= 0, call, TN_ERR_ARGUMENT, "shape has %d axes: wanted %d to %d", args->shape.axes, x->axes,
-            TN_MAX_AXES);
+    TN_WANT(args->shape.axes <= TN_MAX_AXES && added >= 0, call, TN_ERR_ARGUMENT, "shape has %d axes: wanted %d to %d", args->shape.axes,
+            x->axes, TN_MAX_AXES);
     call->out_spec[0] = (tn_spec){x->dtype, args->shape};
     for (int i = 0; i < args->shape.axes; i++) {
         int64_t *size = &call->out_spec[0].shape.size[i], own = i < added ? 1 : x->shape[i - added];
-        TN_WANT(*size >= 0 || (*size == -1 && i >= added), call, TN_ERR_ARGUMENT, "size %lld of axis %d: wanted at least 0, or -1 for one of x's axes",
-                (long long)*size, i);
+        TN_WANT(*size >= 0 || (*size == -1 && i >= added), call, TN_ERR_ARGUMENT,
+                "size %lld of axis %d: wanted at least 0, or -1 for one of x's axes", (long long)*size, i);
         if (*size == -1) *size = own;
-        TN_WANT(*size == own || own == 1, call, TN_ERR_SHAPE, "axis %d has size %lld and can't become %lld", i, (long long)own, (long long)*size);
+        TN_WANT(*size == own || own == 1, call, TN_ERR_SHAPE, "axis %d has size %lld and can't become %lld", i, (long long)own,
+                (long long)*size);
     }
     TN_WANT(tn_shape_numel(&call->out_spec[0].shape) >= 0, call, TN_ERR_SHAPE, "a shape of too many elements");
     return true;
@@ -305,7 +307,8 @@ static tn_tensor *apply(const tn_op_def *op, tn_tensor *x, const void *args) {
 static int axis_or_fail(tn_tensor *x, int64_t dim, int axes, const char *call) {
     int axis = tn_axis_of(dim, axes);
     char text[128];
-    if (axis < 0) tn_fail(x->cx, TN_ERR_ARGUMENT, call, "dim %lld: wanted an axis; got x %s", (long long)dim, tn_describe(x, text, sizeof text));
+    if (axis < 0)
+        tn_fail(x->cx, TN_ERR_ARGUMENT, call, "dim %lld: wanted an axis; got x %s", (long long)dim, tn_describe(x, text, sizeof text));
     return axis;
 }
 
@@ -343,7 +346,8 @@ tn_tensor *tn_squeeze(tn_tensor *x, int64_t dim) {
 
 tn_tensor *tn_unsqueeze(tn_tensor *x, int64_t dim) {
     if (!x) return NULL;
-    if (x->axes == TN_MAX_AXES) return tn_fail(x->cx, TN_ERR_SHAPE, "tn_unsqueeze", "x has %d axes already, the most there can be", x->axes);
+    if (x->axes == TN_MAX_AXES)
+        return tn_fail(x->cx, TN_ERR_SHAPE, "tn_unsqueeze", "x has %d axes already, the most there can be", x->axes);
     int axis = axis_or_fail(x, dim, x->axes + 1, "tn_unsqueeze");
     if (axis < 0) return NULL;
     tn_int_list shape = {.axes = x->axes + 1};
@@ -365,8 +369,8 @@ tn_tensor *tn_narrow(tn_tensor *x, int64_t dim, int64_t start, int64_t length) {
     int axis = axis_or_fail(x, dim, x->axes, "tn_narrow");
     if (axis < 0) return NULL;
     if (start < 0 || length < 0 || start > x->shape[axis] || length > x->shape[axis] - start)
-        return tn_fail(x->cx, TN_ERR_ARGUMENT, "tn_narrow", "%lld elements from %lld on of an axis of %lld", (long long)length, (long long)start,
-                       (long long)x->shape[axis]);
+        return tn_fail(x->cx, TN_ERR_ARGUMENT, "tn_narrow", "%lld elements from %lld on of an axis of %lld", (long long)length,
+                       (long long)start, (long long)x->shape[axis]);
     return tn_slice(x, TN_SLICE(.dim = axis, .start = start, .end = start + length));
 }
 

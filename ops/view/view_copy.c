@@ -10,7 +10,9 @@ static int64_t nothing_saved(const tn_op_call *call) {
 }
 
 /* Forward reads x and writes o; backward hands on (a view of) its gradient. */
-static int64_t copy_floor_bytes(const tn_op_call *call, bool backward) { return backward ? 0 : tn_call_in_bytes(call) + tn_call_out_bytes(call); }
+static int64_t copy_floor_bytes(const tn_op_call *call, bool backward) {
+    return backward ? 0 : tn_call_in_bytes(call) + tn_call_out_bytes(call);
+}
 /* Backward reads do and writes dx. */
 static int64_t cast_floor_bytes(const tn_op_call *call, bool backward) {
     (void)backward;
@@ -148,7 +150,7 @@ static bool concat_backward(tn_op_call *call) {
 }
 
 static const tn_input_def concat_inputs[] = {
-    {.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED | TN_INPUT_VARIADIC, .doc = "of one dtype, with the same sizes but along dim"}};
+    {.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED | TN_INPUT_VARIADIC, .doc = "one dtype, the same sizes but along dim"}};
 static const tn_output_def concat_outputs[] = {{"o", "the inputs one after the other"}};
 static const tn_attr_def concat_attrs[] = {TN_ATTR(tn_concat_args, dim, TN_ATTR_INT, "0", "the axis along which they follow each other")};
 
@@ -183,7 +185,8 @@ tn_status tn_slice_backward(tn_op_call *call) {
     /* Every byte is written once, but for a step above 1. */
     int64_t size = dx->shape[range.axis], last = range.count ? range.start + (range.count - 1) * range.step + 1 : range.start;
     bool gaps = range.count > 1 && range.step > 1;
-    tn_tensor before = tn_part_of(dx, range.axis, 0, 1, gaps ? last : range.start), after = tn_part_of(dx, range.axis, last, 1, size - last);
+    tn_tensor before = tn_part_of(dx, range.axis, 0, 1, gaps ? last : range.start);
+    tn_tensor after = tn_part_of(dx, range.axis, last, 1, size - last);
     tn_status status = TN_OK;
     if (before.numel) status = device->interface->fill(device, &before, 0, call->cx->stream);
     if (status == TN_OK && after.numel) status = device->interface->fill(device, &after, 0, call->cx->stream);

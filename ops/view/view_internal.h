@@ -5,7 +5,8 @@
 
 extern const tn_sample tn_reshape_samples[], tn_permute_samples[], tn_slice_samples[], tn_expand_samples[], tn_contiguous_samples[],
     tn_cast_samples[], tn_copy_samples[], tn_concat_samples[];
-extern const tn_op_def tn_reshape_def, tn_permute_def, tn_slice_def, tn_expand_def, tn_contiguous_def, tn_cast_def, tn_copy_def, tn_concat_def;
+extern const tn_op_def tn_reshape_def, tn_permute_def, tn_slice_def, tn_expand_def, tn_contiguous_def, tn_cast_def, tn_copy_def,
+    tn_concat_def;
 
 /* Elements start + i * step, i < count, of an axis. */
 typedef struct tn_slice_range {

@@ -119,7 +119,7 @@ const tn_sample tn_concat_samples[] = {
     {.name = "axes-misfit", .in = {TN_SAMPLE_SHAPE(3, 5), TN_SAMPLE_SHAPE(3)}, MISFIT("input 1 does not fit")},
     {.name = "bad-dim", .in = {TN_SAMPLE_SHAPE(3, 5), TN_SAMPLE_SHAPE(3, 5)}, .attrs = "{\"dim\": 2}", BAD("dim 2")},
     {.name = "scalars", .in = {{.present = true}, {.present = true}}, BAD("axis")},
-    {.name = "dtypes", .in = {TN_SAMPLE_SHAPE(3), {.present = true, .shape = {1, {3}}, .other_dtype = true, .dtype = TN_I32}}, .dtypes = TN_FLOATS,
-     .error = TN_ERR_DTYPE, .message = "input 1 is i32"},
+    {.name = "dtypes", .in = {TN_SAMPLE_SHAPE(3), {.present = true, .shape = {1, {3}}, .other_dtype = true, .dtype = TN_I32}},
+     .dtypes = TN_FLOATS, .error = TN_ERR_DTYPE, .message = "input 1 is i32"},
     {.name = NULL},
 };
