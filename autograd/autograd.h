@@ -43,16 +43,16 @@ TN_API bool tn_backward_many(tn_tensor *const *roots, tn_tensor *const *grads, i
 
 typedef struct tn_saved_entry {
     const char *op, *label;
-    const char *tensor;      /* "x", "o", "aux0": the op's name for it */
-    int64_t n_bytes;         /* elements x size */
-    uint64_t storage;        /* identity of the storage it lies in */
+    const char *tensor; /* "x", "o", "aux0": the op's name for it */
+    int64_t n_bytes;    /* elements x size */
+    uint64_t storage;   /* identity of the storage it lies in */
     tn_category category;
 } tn_saved_entry;
 
 typedef struct tn_saved_summary {
     int64_t n_entries;
-    int64_t ledger_bytes;      /* sum over (op, tensor) */
-    int64_t unique_bytes;      /* each storage once, whole */
+    int64_t ledger_bytes;       /* sum over (op, tensor) */
+    int64_t unique_bytes;       /* each storage once, whole */
     int64_t pinned_extra_bytes; /* of that, bytes no saved tensor covers: kept alive only because a saved view lies in the storage */
 } tn_saved_summary;
 

@@ -83,7 +83,8 @@ typedef struct tn_sweep {
 static bool arrive(tn_sweep *sweep, tn_node *node, int output, tn_tensor *g) {
     if (node->released) {
         tn_fail(sweep->cx, TN_ERR_GRAPH, "tn_backward",
-                "a second backward through %s, whose saved tensors the first one released; ask the first for .retain = true", node->op->name);
+                "a second backward through %s, whose saved tensors the first one released; ask the first for .retain = true",
+                node->op->name);
         tn_unreference(g);
         return false;
     }
@@ -105,7 +106,9 @@ static bool still_as_saved(const tn_node *node) {
     for (int i = 0; i < node->n_in + node->n_out + node->n_aux; i++) {
         const tn_saved *saved = &node->saved[i];
         if (!saved->tensor || tn_impl_of(saved->tensor)->storage->version == saved->version) continue;
-        const char *name = i < node->n_in ? input_name(node, i) : i < node->n_in + node->n_out ? node->op->outputs[i - node->n_in].name : "a statistic";
+        const char *name = i < node->n_in                 ? input_name(node, i)
+                           : i < node->n_in + node->n_out ? node->op->outputs[i - node->n_in].name
+                                                          : "a statistic";
         char text[128];
         tn_fail(node->cx, TN_ERR_GRAPH, node->op->name,
                 "%s %s was saved for backward at version %" PRIu64 " and has been overwritten since (version %" PRIu64 ")", name,
@@ -251,11 +254,12 @@ static tn_tensor *upstream(tn_tensor *root, tn_tensor *given) {
     char r[128], g[128];
     if (given) {
         if (given->cx == cx && given->dtype == root->dtype && tn_same_shape(given, root)) return tn_reference(given);
-        return tn_fail(cx, TN_ERR_SHAPE, "tn_backward", "the upstream gradient is %s, wanted one like the root %s", tn_describe(given, g, sizeof g),
-                       tn_describe(root, r, sizeof r));
+        return tn_fail(cx, TN_ERR_SHAPE, "tn_backward", "the upstream gradient is %s, wanted one like the root %s",
+                       tn_describe(given, g, sizeof g), tn_describe(root, r, sizeof r));
     }
     if (root->numel != 1)
-        return tn_fail(cx, TN_ERR_SHAPE, "tn_backward", "the root is %s, wanted one element or an upstream gradient", tn_describe(root, r, sizeof r));
+        return tn_fail(cx, TN_ERR_SHAPE, "tn_backward", "the root is %s, wanted one element or an upstream gradient",
+                       tn_describe(root, r, sizeof r));
     tn_shape shape = tn_shape_of(root);
     tn_tensor *one = tn_tensor_new(cx, root->dtype, &shape, true);
     if (!one) return NULL;
@@ -269,7 +273,8 @@ static bool start(tn_sweep *sweep, tn_tensor *root, tn_tensor *given) {
     tn_link *link = tn_link_of(root);
     char text[128];
     if (!tn_link_wants(link)) {
-        tn_fail(sweep->cx, TN_ERR_GRAPH, "tn_backward", "the root %s depends on nothing that wants a gradient", tn_describe(root, text, sizeof text));
+        tn_fail(sweep->cx, TN_ERR_GRAPH, "tn_backward", "the root %s depends on nothing that wants a gradient",
+                tn_describe(root, text, sizeof text));
         return false;
     }
     tn_tensor *g = upstream(root, given);
@@ -288,7 +293,7 @@ bool tn_backward_many(tn_tensor *const *roots, tn_tensor *const *grads, int n_ro
             return false;
         }
     if (!tn_tape_of(cx)) return false;
-    tn_sweep sweep = {.cx = cx, .retain = retain};
+    tn_sweep sweep = { .cx = cx, .retain = retain };
     bool fine = true;
     tn_pass pass_before = cx->pass;
     cx->pass = TN_PASS_BACKWARD;

@@ -58,7 +58,8 @@ static bool dtypes_fit(tn_op_call *call) {
         if (!t) continue;
         if (t->cx != call->cx) return tn_refuse(call, TN_ERR_ARGUMENT, "%s belongs to another context", def->name);
         if (def->flags & TN_INPUT_WIDE && t->dtype != wide_dtype(first))
-            return tn_refuse(call, TN_ERR_DTYPE, "wanted %s of dtype %s beside %s data", def->name, tn_dtype_name(wide_dtype(first)), tn_dtype_name(first));
+            return tn_refuse(call, TN_ERR_DTYPE, "wanted %s of dtype %s beside %s data", def->name, tn_dtype_name(wide_dtype(first)),
+                             tn_dtype_name(first));
         if (def->dtypes && !(def->dtypes >> t->dtype & 1))
             return tn_refuse(call, TN_ERR_DTYPE, "wanted %s of dtype %s", def->name, mask_text(def->dtypes, text, sizeof text));
         if (!def->dtypes && !(def->flags & TN_INPUT_WIDE) && t->dtype != first)
@@ -72,12 +73,12 @@ static bool device_fits(tn_op_call *call) {
     const tn_device *device = call->cx->device;
     if (op->flags & TN_OP_VIEW) return true;
     tn_dtype dtype = call->in[0] ? call->in[0]->dtype : TN_F32;
-    static const char *const kinds[TN_DEVICE_KIND_COUNT] = {"cpu", "cuda"};
+    static const char *const kinds[TN_DEVICE_KIND_COUNT] = { "cpu", "cuda" };
     char text[64];
-    if (!op->forward[device->kind])
-        return tn_refuse(call, TN_ERR_UNSUPPORTED, "no forward on %s", kinds[device->kind]);
+    if (!op->forward[device->kind]) return tn_refuse(call, TN_ERR_UNSUPPORTED, "no forward on %s", kinds[device->kind]);
     if (!(op->forward_dtypes[device->kind] >> dtype & 1))
-        return tn_refuse(call, TN_ERR_DTYPE, "forward on %s wanted %s", kinds[device->kind], mask_text(op->forward_dtypes[device->kind], text, sizeof text));
+        return tn_refuse(call, TN_ERR_DTYPE, "forward on %s wanted %s", kinds[device->kind],
+                         mask_text(op->forward_dtypes[device->kind], text, sizeof text));
     if (call->wants && !op->backward_tensors && (!op->backward[device->kind] || !(op->backward_dtypes[device->kind] >> dtype & 1)))
         return tn_refuse(call, TN_ERR_UNSUPPORTED, "no backward for %s on %s", tn_dtype_name(dtype), kinds[device->kind]);
     return true;
@@ -87,8 +88,19 @@ static uint32_t wanted_gradients(const tn_op_call *call) {
     if (call->op->flags & TN_OP_NOT_DIFFERENTIABLE || !tn_recording(call->cx)) return 0;
     uint32_t wants = 0;
     for (int i = 0; i < call->n_in; i++)
-        if (call->in[i] && !(input_def(call->op, i)->flags & TN_INPUT_NO_GRADIENT) && tn_link_wants(tn_link_of(call->in[i]))) wants |= 1u << i;
+        if (call->in[i] && !(input_def(call->op, i)->flags & TN_INPUT_NO_GRADIENT) && tn_link_wants(tn_link_of(call->in[i])))
+            wants |= 1u << i;
     return wants;
+}
+
+static bool still_as_made(tn_op_call *call) {
+    for (int i = 0; i < call->n_in; i++)
+        if (call->wants >> i & 1 && tn_link_stale(call->in[i]))
+            return tn_refuse(
+                call, TN_ERR_GRAPH,
+                "%s was made by %s and has been overwritten since: no gradient can flow back through it; wanted tn_detach of it",
+                input_name(call->op, i), tn_link_of(call->in[i])->node->op->name);
+    return true;
 }
 
 /* ---- running a kernel ---- */
@@ -212,7 +224,8 @@ static bool outputs_finite(tn_op_call *call) {
         tn_status status = cx->device->interface->find_nonfinite(cx->device, call->out[i], &at, cx->stream);
         if (status != TN_OK) return TN_FAIL_DEVICE(cx, status, call->op->name);
         if (at >= 0)
-            return tn_refuse(call, TN_ERR_NUMERIC, "forward made a NaN or Inf: element %" PRId64 " of output %s", at, call->op->outputs[i].name);
+            return tn_refuse(call, TN_ERR_NUMERIC, "forward made a NaN or Inf: element %" PRId64 " of output %s", at,
+                             call->op->outputs[i].name);
     }
     return true;
 }
@@ -220,7 +233,7 @@ static bool outputs_finite(tn_op_call *call) {
 static bool plan(tn_op_call *call) {
     if (!arity_fits(call) || !dtypes_fit(call)) return false;
     call->wants = wanted_gradients(call);
-    return device_fits(call) && call->op->check(call);
+    return still_as_made(call) && device_fits(call) && call->op->check(call);
 }
 
 static bool run_forward(tn_op_call *call) {

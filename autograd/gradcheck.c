@@ -26,9 +26,9 @@ typedef struct tn_check {
     tn_gradcheck_options options;
     tn_gradcheck_result *result;
     int64_t n_in_elements, n_out_elements;
-    double *values;   /* inputs, all in a row */
+    double *values;       /* inputs, all in a row */
     double *plus, *minus; /* outputs, all in a row */
-    double *analytic; /* full: out x in; projected: in */
+    double *analytic;     /* full: out x in; projected: in */
 } tn_check;
 
 static bool checked(const tn_tensor *t) { return t && tn_requires_grad(t); }
@@ -58,7 +58,7 @@ static bool read_inputs(const tn_check *check) {
 /* One evaluation without a tape. */
 static bool evaluate(const tn_check *check, double *to) {
     tn_context *cx = check->cx;
-    tn_tensor *out[MAX_TENSORS] = {NULL};
+    tn_tensor *out[MAX_TENSORS] = { NULL };
     tn_scope *scope = tn_scope_begin(cx);
     tn_no_grad_begin(cx);
     bool fine = scope && check->function(check->user, check->in, check->n_in, out, check->n_out);
@@ -170,10 +170,11 @@ static bool check_projected(tn_check *check) {
     uint64_t state = check->options.seed;
     double *v = check->analytic + 3 * check->n_in_elements;
     for (int round = 0; round < check->options.n_projections; round++) {
-        tn_tensor *out[MAX_TENSORS] = {NULL};
+        tn_tensor *out[MAX_TENSORS] = { NULL };
         for (int64_t j = 0; j < check->n_out_elements; j++) v[j] = next_uniform(&state);
         tn_scope *scope = tn_scope_begin(check->cx);
-        bool fine = scope && check->function(check->user, check->in, check->n_in, out, check->n_out) && pull_back(check, out, v, check->analytic);
+        bool fine =
+            scope && check->function(check->user, check->in, check->n_in, out, check->n_out) && pull_back(check, out, v, check->analytic);
         tn_scope_end(scope);
         if (!fine || !compare_projected(check, v, &state)) return false;
     }
@@ -181,7 +182,7 @@ static bool check_projected(tn_check *check) {
 }
 
 static bool check_full(tn_check *check) {
-    tn_tensor *out[MAX_TENSORS] = {NULL};
+    tn_tensor *out[MAX_TENSORS] = { NULL };
     tn_scope *scope = tn_scope_begin(check->cx);
     bool fine = scope && check->function(check->user, check->in, check->n_in, out, check->n_out) && analytic_full(check, out);
     tn_scope_end(scope);
@@ -201,7 +202,7 @@ static bool measure(tn_check *check) {
         tn_clear_grad(check->in[i]);
         check->n_in_elements += t->numel;
     }
-    tn_tensor *out[MAX_TENSORS] = {NULL};
+    tn_tensor *out[MAX_TENSORS] = { NULL };
     tn_scope *scope = tn_scope_begin(cx);
     tn_no_grad_begin(cx);
     bool fine = scope && check->function(check->user, check->in, check->n_in, out, check->n_out);
@@ -242,14 +243,19 @@ bool tn_gradcheck(tn_gradcheck_function function, void *user, tn_tensor *const *
                   tn_gradcheck_result *result) {
     const int64_t default_full_limit = 20000;
     const int default_projections = 8;
-    *result = (tn_gradcheck_result){.input_index = -1, .output_index = -1};
+    if (!result) return false;
+    *result = (tn_gradcheck_result){ .input_index = -1, .output_index = -1 };
     tn_context *cx = NULL;
     for (int i = 0; i < n_in && !cx; i++) cx = in[i] ? in[i]->cx : NULL;
     if (!tn_ready(cx)) return false;
-    if (n_out < 1 || n_out > MAX_TENSORS) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_gradcheck", "%d outputs, wanted 1 to %d", n_out, MAX_TENSORS);
+    if (!function) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_gradcheck", "no function given");
+    if (n_out < 1 || n_out > MAX_TENSORS)
+        return tn_fail(cx, TN_ERR_ARGUMENT, "tn_gradcheck", "%d outputs, wanted 1 to %d", n_out, MAX_TENSORS);
     if (options.full_limit == 0) options.full_limit = default_full_limit;
     if (options.n_projections == 0) options.n_projections = default_projections;
-    tn_check check = {.cx = cx, .function = function, .user = user, .in = in, .n_in = n_in, .n_out = n_out, .options = options, .result = result};
+    tn_check check = {
+        .cx = cx, .function = function, .user = user, .in = in, .n_in = n_in, .n_out = n_out, .options = options, .result = result
+    };
     if (!measure(&check)) return false;
     int64_t pairs;
     result->full = !__builtin_mul_overflow(check.n_in_elements, check.n_out_elements, &pairs) && pairs <= options.full_limit;

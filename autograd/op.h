@@ -49,11 +49,13 @@ typedef struct tn_attr_def {
     const char *doc;
 } tn_attr_def;
 
-#define TN_ATTR(args_type, field, attr_type, default_value, doc_text)                                                  \
+#define TN_ATTR(args_type, field, attr_type, default_value, doc_text) \
     { .name = #field, .type = attr_type, .offset = offsetof(args_type, field), .default_text = default_value, .doc = doc_text }
-#define TN_ATTR_OF(args_type, field, enum_names, default_value, doc_text)                                              \
-    { .name = #field, .type = TN_ATTR_ENUM, .offset = offsetof(args_type, field), .default_text = default_value,       \
-      .names = enum_names, .doc = doc_text }
+#define TN_ATTR_OF(args_type, field, enum_names, default_value, doc_text)                                                               \
+    {                                                                                                                                   \
+        .name = #field, .type = TN_ATTR_ENUM, .offset = offsetof(args_type, field), .default_text = default_value, .names = enum_names, \
+        .doc = doc_text                                                                                                                 \
+    }
 
 /* ---- inputs and outputs ---- */
 
@@ -105,10 +107,10 @@ struct tn_op_call {
     tn_tensor *dout[TN_OP_MAX_OUTPUTS]; /* NULL: no gradient reached this output (never so for a single output) */
     tn_tensor *din[TN_OP_MAX_INPUTS];   /* written (not added to), NULL where not wanted; dense, the input's shape and dtype */
 
-    void *workspace;        /* workspace() bytes, undefined contents */
+    void *workspace; /* workspace() bytes, undefined contents */
     size_t workspace_bytes;
     tn_device *device;
-    void *stream;           /* native stream */
+    void *stream; /* native stream */
     int threads;
 
     /* ---- what check() fills in ---- */
@@ -121,9 +123,9 @@ struct tn_op_call {
 TN_API bool tn_refuse_at(tn_op_call *call, tn_status status, const char *file, int line, const char *format, ...) TN_PRINTF(5, 6);
 #define tn_refuse(call, status, ...) tn_refuse_at((call), (status), __FILE__, __LINE__, __VA_ARGS__)
 /* Return `TN_CHECK(condition, call, status, "wanted ...")`-style early from check(). */
-#define TN_WANT(condition, call, status, ...)                                                                          \
-    do {                                                                                                               \
-        if (!(condition)) return tn_refuse((call), (status), __VA_ARGS__);                                             \
+#define TN_WANT(condition, call, status, ...)                              \
+    do {                                                                   \
+        if (!(condition)) return tn_refuse((call), (status), __VA_ARGS__); \
     } while (0)
 
 typedef tn_status (*tn_kernel)(tn_op_call *call);
@@ -139,32 +141,37 @@ typedef enum tn_sample_fill {
 } tn_sample_fill;
 
 typedef struct tn_sample_input {
-    bool present;      /* false: the optional input is left out */
+    bool present; /* false: the optional input is left out */
     tn_shape shape;
     tn_sample_fill fill;
     double a, b;
     const double *values;
     int n_values;
-    bool other_dtype;  /* use `dtype` instead of the dtype the sample runs in */
+    bool other_dtype; /* use `dtype` instead of the dtype the sample runs in */
     tn_dtype dtype;
 } tn_sample_input;
 
-#define TN_SAMPLE_SHAPE(...) { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } } }
+#define TN_SAMPLE_SHAPE(...)                                                      \
+    {                                                                             \
+        .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } } \
+    }
 
 typedef struct tn_sample {
-    const char *name;                          /* unique within the op: "bhnd-l5" */
-    tn_sample_input in[TN_OP_MAX_INPUTS];      /* variadic ops: the inputs present, in order */
-    const char *attrs;                         /* as JSON: "{\"act\": \"silu\"}"; NULL: the defaults */
-    tn_status error;                           /* TN_OK, or what this call must fail with */
-    const char *message;                       /* words the error must contain */
-    unsigned dtypes;                           /* TN_MASK of the data dtypes it runs in; 0: all the op takes */
-    bool no_gradcheck;                         /* kinks at the sample's points: compare with the formula only */
+    const char *name;                     /* unique within the op: "bhnd-l5" */
+    tn_sample_input in[TN_OP_MAX_INPUTS]; /* variadic ops: the inputs present, in order */
+    const char *attrs;                    /* as JSON: "{\"act\": \"silu\"}"; NULL: the defaults */
+    tn_status error;                      /* TN_OK, or what this call must fail with */
+    const char *message;                  /* words the error must contain */
+    bool in_data;                         /* the error lies in the tensors' values: a device that does not wait for the host
+                                                  can't report it, and must only do no harm */
+    unsigned dtypes;                      /* TN_MASK of the data dtypes it runs in; 0: all the op takes */
+    bool no_gradcheck;                    /* kinks at the sample's points: compare with the formula only */
 } tn_sample;
 
 /* ---- the description ---- */
 
 typedef enum tn_op_flags {
-    TN_OP_VIEW = 1,           /* outputs share the input's storage: view() makes them, no kernel runs */
+    TN_OP_VIEW = 1, /* outputs share the input's storage: view() makes them, no kernel runs */
     TN_OP_NOT_DIFFERENTIABLE = 2,
     TN_OP_STRIDED_DOUT = 4,   /* backward follows dout's strides; without it dout is dense */
     TN_OP_RANDOM = 8,         /* draws from the context's random stream */

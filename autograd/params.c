@@ -55,12 +55,14 @@ static bool grow(tn_params *params) {
 tn_tensor *tn_params_add(tn_params *params, tn_tensor *t, int group, const char *name_format, ...) {
     if (!params || !t || !tn_ready(params->cx)) return NULL;
     tn_context *cx = params->cx;
+    if (!name_format) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_params_add", "no name given");
     char name[NAME_BYTES];
     va_list list;
     va_start(list, name_format);
     int n = vsnprintf(name, sizeof name, name_format, list);
     va_end(list);
-    if (n < 1 || n >= NAME_BYTES) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_params_add", "a name has 1 to %d bytes, this one %d", NAME_BYTES - 1, n);
+    if (n < 1 || n >= NAME_BYTES)
+        return tn_fail(cx, TN_ERR_ARGUMENT, "tn_params_add", "a name has 1 to %d bytes, this one %d", NAME_BYTES - 1, n);
     if (t->cx != cx) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_params_add", "%s belongs to another context", name);
     if (group < 0) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_params_add", "%s: group %d, wanted 0 or more", name, group);
     if (tn_params_find(params, name)) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_params_add", "there is a parameter called %s already", name);
@@ -111,7 +113,7 @@ bool tn_params_save(const tn_params *params, const char *path) {
         tn_fail(params->cx, TN_ERR_HOST_MEMORY, "tn_params_save", "the host has no memory left");
         return false;
     }
-    for (int64_t i = 0; i < params->n; i++) tensors[i] = (tn_named_tensor){params->list[i].name, params->list[i].tensor};
+    for (int64_t i = 0; i < params->n; i++) tensors[i] = (tn_named_tensor){ params->list[i].name, params->list[i].tensor };
     bool fine = tn_file_save(params->cx, path, tensors, params->n, NULL, 0);
     tn_host_free(tensors);
     return fine;
@@ -127,12 +129,13 @@ static bool fits_file(const tn_params *params, const tn_file *file, const char *
         for (int axis = 0; same && axis < entry->shape.axes; axis++) same = entry->shape.size[axis] == param->tensor->shape[axis];
         char text[128];
         if (!same)
-            return tn_fail(cx, TN_ERR_FORMAT, "tn_params_load", "%s: %s there has another dtype or shape than the parameter %s", path, param->name,
-                           tn_describe(param->tensor, text, sizeof text));
+            return tn_fail(cx, TN_ERR_FORMAT, "tn_params_load", "%s: %s there has another dtype or shape than the parameter %s", path,
+                           param->name, tn_describe(param->tensor, text, sizeof text));
     }
     for (int64_t i = 0; i < tn_file_count(file); i++) {
         const char *name = tn_file_entry_at(file, i)->name;
-        if (!tn_params_find(params, name)) return tn_fail(cx, TN_ERR_FORMAT, "tn_params_load", "%s holds %s, which is no parameter here", path, name);
+        if (!tn_params_find(params, name))
+            return tn_fail(cx, TN_ERR_FORMAT, "tn_params_load", "%s holds %s, which is no parameter here", path, name);
     }
     return true;
 }

@@ -28,7 +28,7 @@ static tn_link *new_link(tn_tensor *t) {
     if (!tn_tape_of(cx)) return NULL;
     tn_link *link = tn_host_pool_take(&cx->pool, sizeof *link);
     if (!link) return tn_fail(cx, TN_ERR_HOST_MEMORY, "tape", "the host has no memory left");
-    *link = (tn_link){0};
+    *link = (tn_link){ 0 };
     tn_impl_of(t)->tape = link;
     return link;
 }
@@ -67,7 +67,7 @@ void tn_node_release(tn_node *node) {
     for (int i = 0; i < node->n_in + node->n_out + node->n_aux; i++) unsave(&node->saved[i]);
     for (int i = 0; i < node->n_in; i++) {
         tn_edge edge = node->edges[i];
-        node->edges[i] = (tn_edge){0};
+        node->edges[i] = (tn_edge){ 0 };
         if (edge.node) tn_node_unreference(edge.node);
         tn_unreference(edge.leaf);
     }
@@ -171,6 +171,13 @@ static bool save_all(tn_node *node, tn_op_call *call) {
     return true;
 }
 
+/* A view of a leaf is what it is whatever the leaf holds; other views are as old as what they look at. */
+static uint64_t version_of_output(const tn_op_call *call, int output) {
+    if (!(call->op->flags & TN_OP_VIEW)) return tn_version_of(call->out[output]);
+    const tn_link *link = tn_link_of(call->in[0]);
+    return link && link->node ? link->version : TN_ANY_VERSION;
+}
+
 bool tn_tape_record(tn_op_call *call) {
     tn_context *cx = call->cx;
     tn_tape *tape = tn_tape_of(cx);
@@ -188,6 +195,7 @@ bool tn_tape_record(tn_op_call *call) {
         if (link) {
             link->node = node;
             link->output = i;
+            link->version = version_of_output(call, i);
             tn_node_reference(node);
         }
         fine = link || tn_ready(cx);
@@ -201,8 +209,10 @@ bool tn_tape_record(tn_op_call *call) {
 tn_tensor *tn_require_grad(tn_tensor *t, bool wanted) {
     if (!t || !tn_ready(t->cx)) return NULL;
     tn_link *link = tn_link_of(t);
-    if (link && link->node) return tn_fail(t->cx, TN_ERR_GRAPH, "tn_require_grad", "the tensor was made by %s: only leaves can be asked", link->node->op->name);
-    if (!tn_dtype_is_float(t->dtype)) return tn_fail(t->cx, TN_ERR_DTYPE, "tn_require_grad", "got %s, wanted f64, f32 or bf16", tn_dtype_name(t->dtype));
+    if (link && link->node)
+        return tn_fail(t->cx, TN_ERR_GRAPH, "tn_require_grad", "the tensor was made by %s: only leaves can be asked", link->node->op->name);
+    if (!tn_dtype_is_float(t->dtype))
+        return tn_fail(t->cx, TN_ERR_DTYPE, "tn_require_grad", "got %s, wanted f64, f32 or bf16", tn_dtype_name(t->dtype));
     if (!link && !wanted) return t;
     if (!link) link = new_link(t);
     if (!link) return NULL;
@@ -212,10 +222,15 @@ tn_tensor *tn_require_grad(tn_tensor *t, bool wanted) {
 
 tn_tensor *tn_parameter(tn_context *cx, tn_dtype dtype, tn_shape shape) {
     if (!tn_ready(cx)) return NULL;
+    if (!tn_dtype_is_float(dtype))
+        return tn_fail(cx, TN_ERR_DTYPE, "tn_parameter", "got %s, wanted f64, f32 or bf16", tn_dtype_name(dtype));
     tn_category before = tn_memory_set_category(cx, TN_CATEGORY_PARAMETER);
     tn_scope *scope = cx->scope;
+    const char *op_before = cx->op;
     cx->scope = &cx->root;
+    cx->op = "tn_parameter";
     tn_tensor *t = tn_zeros(cx, dtype, shape);
+    cx->op = op_before;
     cx->scope = scope;
     tn_memory_set_category(cx, before);
     if (t && !tn_require_grad(t, true)) {
@@ -239,9 +254,7 @@ void tn_clear_grad(tn_tensor *t) {
     link->grad = NULL;
 }
 
-tn_tensor *tn_detach(tn_tensor *t) {
-    return t && tn_ready(t->cx) ? tn_tensor_alias_new(t, t->axes, t->shape, t->stride, 0, false) : NULL;
-}
+tn_tensor *tn_detach(tn_tensor *t) { return t && tn_ready(t->cx) ? tn_tensor_alias_new(t, t->axes, t->shape, t->stride, 0, false) : NULL; }
 
 void tn_no_grad_begin(tn_context *cx) {
     tn_tape *tape = cx ? tn_tape_of(cx) : NULL;
@@ -258,7 +271,7 @@ bool tn_grad_enabled(const tn_context *cx) { return cx && tn_recording(cx); }
 /* ---- what is saved ---- */
 
 static const char *saved_name(const tn_node *node, int slot) {
-    static const char *const aux_names[TN_OP_MAX_AUX] = {"aux0", "aux1", "aux2", "aux3"};
+    static const char *const aux_names[TN_OP_MAX_AUX] = { "aux0", "aux1", "aux2", "aux3" };
     if (slot < node->n_in) return node->op->inputs[slot < node->op->n_inputs ? slot : node->op->n_inputs - 1].name;
     if (slot < node->n_in + node->n_out) return node->op->outputs[slot - node->n_in].name;
     return aux_names[slot - node->n_in - node->n_out];
@@ -271,13 +284,13 @@ void tn_saved_visit(const tn_context *cx, void (*visit)(void *user, const tn_sav
             tn_tensor *t = node->saved[i].tensor;
             if (!t) continue;
             visit(user, &(tn_saved_entry){
-                .op = node->op->name,
-                .label = tn_label_path(node->label),
-                .tensor = saved_name(node, i),
-                .n_bytes = (int64_t)tn_bytes(t),
-                .storage = (uint64_t)(uintptr_t)tn_impl_of(t)->storage,
-                .category = tn_memory_category_of(t),
-            });
+                            .op = node->op->name,
+                            .label = tn_label_path(node->label),
+                            .tensor = saved_name(node, i),
+                            .n_bytes = (int64_t)tn_bytes(t),
+                            .storage = (uint64_t)(uintptr_t)tn_impl_of(t)->storage,
+                            .category = tn_memory_category_of(t),
+                        });
         }
 }
 
@@ -304,7 +317,7 @@ static tn_extent extent_of(const tn_tensor *t) {
         if (span > 0) high += span;
         else low += span;
     }
-    return (tn_extent){storage, low, t->numel ? high : low};
+    return (tn_extent){ storage, low, t->numel ? high : low };
 }
 
 static int by_storage_then_begin(const void *a, const void *b) {
@@ -327,7 +340,8 @@ static void collect_extents(const tn_tape *tape, tn_extent *extents) {
 }
 
 bool tn_saved_summary_get(const tn_context *cx, tn_saved_summary *summary) {
-    *summary = (tn_saved_summary){0};
+    if (!summary) return false;
+    *summary = (tn_saved_summary){ 0 };
     if (!cx) return false;
     const tn_tape *tape = cx->tape;
     summary->n_entries = tape ? count_saved(tape) : 0;

@@ -33,11 +33,11 @@ struct tn_node {
     int16_t n_in, n_out, n_aux;
     bool released, pending;
     uint32_t wants;
-    uint32_t bytes;                  /* of this allocation */
-    tn_tensor **dout;                /* n_out gradients that have arrived so far */
-    tn_edge *edges;                  /* n_in */
-    tn_saved *saved;                 /* n_in inputs, n_out outputs, n_aux statistics */
-    tn_spec *in_spec;                /* n_in */
+    uint32_t bytes;   /* of this allocation */
+    tn_tensor **dout; /* n_out gradients that have arrived so far */
+    tn_edge *edges;   /* n_in */
+    tn_saved *saved;  /* n_in inputs, n_out outputs, n_aux statistics */
+    tn_spec *in_spec; /* n_in */
     void *args;
 };
 
@@ -46,8 +46,11 @@ typedef struct tn_link {
     tn_node *node; /* NULL for a leaf */
     int output;
     bool wanted;
+    uint64_t version; /* of the storage when the node made the values; TN_ANY_VERSION for a view of a leaf */
     tn_tensor *grad;
 } tn_link;
+
+#define TN_ANY_VERSION UINT64_MAX
 
 typedef struct tn_tape {
     tn_node *newest;
@@ -60,6 +63,11 @@ typedef struct tn_tape {
 tn_tape *tn_tape_of(tn_context *cx);
 
 static inline tn_link *tn_link_of(const tn_tensor *t) { return tn_impl_of(t)->tape; }
+/* Has t been overwritten since an op made it? What the tape knows of it is then another tensor's past. */
+static inline bool tn_link_stale(const tn_tensor *t) {
+    const tn_link *link = tn_link_of(t);
+    return link->node && link->version != tn_impl_of(t)->storage->version && link->version != TN_ANY_VERSION;
+}
 static inline bool tn_link_wants(const tn_link *link) { return link && (link->node || link->wanted); }
 static inline bool tn_recording(const tn_context *cx) { return !cx->tape || ((const tn_tape *)cx->tape)->no_grad == 0; }
 

@@ -1,6 +1,7 @@
 /* tenon-demo: trains a small linear-attention language model on text and lets it write some.
  *
  * The text is the project's own sources, or --data FILE. Progress goes to stderr, what the model writes to stdout. */
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -77,8 +78,8 @@ static void show_progress(const demo_options *o, int64_t step, double loss, doub
     bool last = step + 1 == o->steps;
     if (!last && (terminal ? step % 5 : step % 50)) return;
     double spent = seconds_now() - started, done = (double)(step + 1);
-    fprintf(stderr, "%sstep %4" PRId64 "/%" PRId64 "  loss %.3f  %6.0f tokens/s  ETA %3.0f s%s", terminal ? "\r" : "", step + 1, o->steps, loss,
-            done * (double)(o->batch * o->context) / spent, spent / done * ((double)o->steps - done), terminal && !last ? " " : "\n");
+    fprintf(stderr, "%sstep %4" PRId64 "/%" PRId64 "  loss %.3f  %6.0f tokens/s  ETA %3.0f s%s", terminal ? "\r" : "", step + 1, o->steps,
+            loss, done * (double)(o->batch * o->context) / spent, spent / done * ((double)o->steps - done), terminal && !last ? " " : "\n");
 }
 
 static bool train(demo_model *model, const demo_text *text, const demo_options *o) {
@@ -149,11 +150,11 @@ static bool write_text(demo_model *model, const demo_text *text, const demo_opti
 static bool load_text(demo_text *text, const demo_options *o) {
     if (o->data) {
         if (!demo_text_add_file(text, o->data)) {
-            fprintf(stderr, "tenon-demo: --data %s can't be read\n", o->data);
+            fprintf(stderr, "tenon-demo: --data %s can't be read: %s\n", o->data, strerror(errno));
             return false;
         }
     } else {
-        static const char *const folders[] = {"libtensor", "autograd", "ops", "examples"};
+        static const char *const folders[] = { "libtensor", "autograd", "ops", "examples" };
         for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
             char path[4096];
             snprintf(path, sizeof path, "%s/%s", TN_SOURCE_DIR, folders[i]);
@@ -161,8 +162,8 @@ static bool load_text(demo_text *text, const demo_options *o) {
         }
     }
     if (text->n_bytes <= (size_t)o->context + 1) {
-        fprintf(stderr, "tenon-demo: %s holds %zu bytes of text, wanted more than the context of %" PRId64 "\n", o->data ? o->data : TN_SOURCE_DIR,
-                text->n_bytes, o->context);
+        fprintf(stderr, "tenon-demo: %s holds %zu bytes of text, wanted more than the context of %" PRId64 "\n",
+                o->data ? o->data : TN_SOURCE_DIR, text->n_bytes, o->context);
         return false;
     }
     demo_text_finish(text);
@@ -170,9 +171,11 @@ static bool load_text(demo_text *text, const demo_options *o) {
 }
 
 static int run(const demo_options *o, const demo_text *text) {
-    tn_context *cx = tn_open(&(tn_options){.device = o->device, .seed = (uint64_t)o->seed});
+    tn_context *cx = tn_open(&(tn_options){ .device = o->device, .seed = (uint64_t)o->seed });
     demo_model model;
-    demo_model_init(&model, cx, (demo_config){.n_tokens = text->n_tokens, .layers = 4, .heads = 4, .width = 128, .context = o->context, .hidden = 320});
+    demo_model_init(
+        &model, cx,
+        (demo_config){ .n_tokens = text->n_tokens, .layers = 4, .heads = 4, .width = 128, .context = o->context, .hidden = 320 });
     if (!tn_failed(cx))
         fprintf(stderr, "%zu characters of text, %d distinct; %.2f M parameters; %s (%s)\n", text->n_bytes, text->n_tokens,
                 1e-6 * (double)demo_model_parameters(&model), tn_device_name(cx), tn_device_detail(cx));
@@ -190,19 +193,20 @@ static bool in_range(const tn_cli *cli, const char *name, int64_t value, int64_t
 }
 
 int main(int argc, char **argv) {
-    demo_options o = {.device = "auto", .steps = 700, .batch = 16, .context = 128, .seed = 1337, .characters = 600, .temperature = 0.7};
+    demo_options o = { .device = "auto", .steps = 700, .batch = 16, .context = 128, .seed = 1337, .characters = 600, .temperature = 0.7 };
     const tn_cli_option options[] = {
-        {"data", TN_CLI_TEXT, &o.data, "FILE", "text to learn from (default: the project's own sources)", NULL},
-        {"device", TN_CLI_TEXT, &o.device, "D", "auto, cpu or cuda", NULL},
-        {"steps", TN_CLI_INT, &o.steps, "N", "training steps", NULL},
-        {"batch", TN_CLI_INT, &o.batch, "N", "windows per step", NULL},
-        {"context", TN_CLI_INT, &o.context, "N", "characters per window", NULL},
-        {"seed", TN_CLI_INT, &o.seed, "N", "of weights, windows and sampling", NULL},
-        {"characters", TN_CLI_INT, &o.characters, "N", "how many to write at the end", NULL},
-        {"temperature", TN_CLI_NUMBER, &o.temperature, "T", "of the sampling", NULL},
-        {NULL},
+        { "data", TN_CLI_TEXT, &o.data, "FILE", "text to learn from (default: the project's own sources)", NULL },
+        { "device", TN_CLI_TEXT, &o.device, "D", "auto, cpu or cuda", NULL },
+        { "steps", TN_CLI_INT, &o.steps, "N", "training steps", NULL },
+        { "batch", TN_CLI_INT, &o.batch, "N", "windows per step", NULL },
+        { "context", TN_CLI_INT, &o.context, "N", "characters per window", NULL },
+        { "seed", TN_CLI_INT, &o.seed, "N", "of weights, windows and sampling", NULL },
+        { "characters", TN_CLI_INT, &o.characters, "N", "how many to write at the end", NULL },
+        { "temperature", TN_CLI_NUMBER, &o.temperature, "T", "of the sampling", NULL },
+        { NULL },
     };
-    const tn_cli cli = {"tenon-demo", "tenon-demo [options]", "Trains a toy linear-attention language model on text and prints text it generates.", options};
+    const tn_cli cli = { "tenon-demo", "tenon-demo [options]",
+                         "Trains a toy linear-attention language model on text and prints text it generates.", options };
     int n_arguments, code;
     if (!tn_cli_parse(&cli, argc, argv, &n_arguments, &code)) return code;
     if (n_arguments) return tn_cli_refuse(&cli, "unexpected argument '%s'", argv[0]);
@@ -210,8 +214,9 @@ int main(int argc, char **argv) {
         !in_range(&cli, "context", o.context, 8, 4096) || !in_range(&cli, "seed", o.seed, 0, INT64_MAX) ||
         !in_range(&cli, "characters", o.characters, 0, 1000000))
         return TN_CLI_USAGE;
-    if (!(o.temperature >= 1e-3 && o.temperature <= 100)) return tn_cli_refuse(&cli, "--temperature %g: wanted 0.001 to 100", o.temperature);
-    demo_text text = {0};
+    if (!(o.temperature >= 1e-3 && o.temperature <= 100))
+        return tn_cli_refuse(&cli, "--temperature %g: wanted 0.001 to 100", o.temperature);
+    demo_text text = { 0 };
     code = load_text(&text, &o) ? run(&o, &text) : TN_CLI_USAGE;
     demo_text_free(&text);
     return tn_cli_finish(&cli, code);

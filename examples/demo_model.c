@@ -27,9 +27,10 @@ static tn_tensor *decay_mask(tn_context *cx, int64_t heads, int64_t n) {
 }
 
 void demo_model_init(demo_model *model, tn_context *cx, demo_config c) {
-    *model = (demo_model){.cx = cx, .config = c, .params = tn_params_new(cx)};
+    *model = (demo_model){ .cx = cx, .config = c, .params = tn_params_new(cx) };
     double deviation = 0.5 / sqrt((double)c.width), into_stream = deviation / sqrt(2.0 * (double)c.layers);
-    model->embedding = tn_params_add(model->params, tn_fill_normal(tn_parameter(cx, TN_F32, TN_SHAPE(c.n_tokens, c.width)), 0, 0.05), 0, "embedding");
+    model->embedding =
+        tn_params_add(model->params, tn_fill_normal(tn_parameter(cx, TN_F32, TN_SHAPE(c.n_tokens, c.width)), 0, 0.05), 0, "embedding");
     for (int i = 0; i < c.layers; i++)
         model->layer[i] = (demo_layer){
             .norm_attention = norm_weight(model, c.width, "norm_attention", i),
@@ -51,15 +52,14 @@ int64_t demo_model_parameters(const demo_model *model) {
 }
 
 /* Part `index` of [b, n, 4, heads, d] as [b, heads, n, d]: a view. */
-static tn_tensor *part(tn_tensor *qkvg, int64_t index) {
-    return tn_transpose(tn_select(qkvg, 2, index), 1, 2);
-}
+static tn_tensor *part(tn_tensor *qkvg, int64_t index) { return tn_transpose(tn_select(qkvg, 2, index), 1, 2); }
 
 /* o_i = sum over j <= i of decay^(i - j) <q_i, k_j> v_j: linear attention written out with its decay mask. */
 static tn_tensor *attention(demo_model *model, const demo_layer *layer, tn_tensor *x) {
     const demo_config *c = &model->config;
     int64_t b = x->shape[0], n = x->shape[1], d = c->width / c->heads;
-    tn_tensor *qkvg = tn_reshape(tn_linear(tn_rms_norm(x, layer->norm_attention, NULL, TN_RMS_NORM()), layer->qkvg, NULL), TN_SHAPE(b, n, 4, c->heads, d));
+    tn_tensor *qkvg = tn_reshape(tn_linear(tn_rms_norm(x, layer->norm_attention, NULL, TN_RMS_NORM()), layer->qkvg, NULL),
+                                 TN_SHAPE(b, n, 4, c->heads, d));
     tn_tensor *q = tn_silu(part(qkvg, 0)), *k = tn_silu(part(qkvg, 1)), *v = part(qkvg, 2);
     tn_tensor *decay = tn_narrow(tn_narrow(model->decay, 1, 0, n), 2, 0, n);
     tn_tensor *scores = tn_mul(tn_matmul(q, tn_transpose(k, 2, 3)), decay);

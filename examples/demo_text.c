@@ -26,7 +26,7 @@ bool demo_text_add_file(demo_text *text, const char *path) {
 }
 
 static bool is_source(const char *name) {
-    static const char *const endings[] = {".h", ".c", ".cu", ".md"};
+    static const char *const endings[] = { ".h", ".c", ".cu", ".md" };
     const char *dot = strrchr(name, '.');
     for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
         if (strcmp(dot, endings[i]) == 0) return true;
@@ -51,7 +51,7 @@ bool demo_text_add_folder(demo_text *text, const char *path) {
 }
 
 void demo_text_finish(demo_text *text) {
-    bool seen[256] = {false};
+    bool seen[256] = { false };
     for (size_t i = 0; i < text->n_bytes; i++) seen[(unsigned char)text->bytes[i]] = true;
     text->n_tokens = 0;
     for (int byte = 0; byte < 256; byte++) {

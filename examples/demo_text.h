@@ -9,8 +9,8 @@
 typedef struct demo_text {
     char *bytes;
     size_t n_bytes;
-    int n_tokens;              /* distinct bytes */
-    uint8_t token_of[256];     /* byte -> token */
+    int n_tokens;               /* distinct bytes */
+    uint8_t token_of[256];      /* byte -> token */
     unsigned char byte_of[256]; /* token -> byte */
 } demo_text;
 

@@ -14,7 +14,7 @@ typedef struct request {
     tn_context *cx;
     tn_gradcheck_options options;
     bool list;
-    int n_passed, n_failed, n_not_run;
+    int n_passed, n_failed, n_empty, n_not_run;
 } request;
 
 static const char usage[] = "tenon-gradcheck [OP | OP/SAMPLE]... [--device D] [--fast] [--list]";
@@ -74,6 +74,11 @@ static void check_sample(request *r, const tn_op_def *op, const tn_sample *sampl
         r->n_not_run++;
         return;
     }
+    if (result.passed && result.n_compared == 0) {
+        printf("nothing to compare: no input element, or no output element in f64\n");
+        r->n_empty++;
+        return;
+    }
     *(result.passed ? &r->n_passed : &r->n_failed) += 1;
     printf("%s %" PRId64 " compared, worst %.3g of the tolerance, %s\n", result.full ? "full" : "projected", result.n_compared,
            result.worst_share, result.passed ? "ok" : "FAILED");
@@ -92,6 +97,7 @@ static int check_all(request *r, char *const *patterns, int n_patterns) {
     }
     if (r->list) return TN_CLI_OK;
     printf("%d passed, %d failed", r->n_passed, r->n_failed);
+    if (r->n_empty) printf(", %d with nothing to compare", r->n_empty);
     if (r->n_not_run) printf(", %d could not be run", r->n_not_run);
     printf("\n");
     return r->n_failed || r->n_not_run ? TN_CLI_FAILED : TN_CLI_OK;

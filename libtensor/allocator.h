@@ -50,7 +50,7 @@ tn_category tn_block_category(const tn_block *block);
 const tn_owner *tn_block_owner(const tn_block *block);
 void tn_allocator_retag(tn_allocator *allocator, tn_block *block, tn_category category);
 
-const char *tn_allocator_error(const tn_allocator *allocator); /* text of the last failure */
+const char *tn_allocator_error(const tn_allocator *allocator);      /* text of the last failure */
 tn_status tn_allocator_error_status(const tn_allocator *allocator); /* its kind */
 void tn_allocator_stats(const tn_allocator *allocator, tn_memory_stats *stats);
 void tn_allocator_reset_peak(tn_allocator *allocator);

@@ -1,5 +1,8 @@
 #include "context_internal.h"
 #include "parallel.h"
+#ifdef TN_WITH_CUDA
+#include "gemm_cuda.h"
+#endif
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,13 +36,20 @@ static tn_device *open_device(const char *name, int threads, char *reason, size_
     return NULL;
 }
 
+static bool allow_tf32(tn_device *device) {
+#ifdef TN_WITH_CUDA
+    if (device->kind == TN_DEVICE_CUDA && !device->dry_run) return tn_gemm_cuda_allow_tf32(device, true) == TN_OK;
+#endif
+    return device != NULL;
+}
+
 static tn_allocator *open_allocator(tn_device *device, const tn_options *options) {
     const int64_t default_events = 65536;
     return tn_allocator_open(device, &(tn_allocator_options){
-        .limit = options->memory_limit,
-        .history_events = options->history_events == 0 ? default_events : options->history_events,
-        .debug = options->debug,
-    });
+                                         .limit = options->memory_limit,
+                                         .history_events = options->history_events == 0 ? default_events : options->history_events,
+                                         .debug = options->debug,
+                                     });
 }
 
 static void close_devices(tn_context *cx) {
@@ -69,6 +79,7 @@ tn_context *tn_open(const tn_options *options) {
     char reason[512] = "";
     cx->device = open_device(options->device, options->threads, reason, sizeof reason);
     if (cx->device) {
+        if (options->tf32 && !allow_tf32(cx->device)) goto no_memory;
         cx->allocator = open_allocator(cx->device, options);
         if (!cx->allocator) goto no_memory;
         return cx;
@@ -103,7 +114,7 @@ static void free_labels(tn_label_node *node) {
 bool tn_context_on_close(tn_context *cx, void (*close)(void *user), void *user) {
     tn_close_hook *hook = tn_host_alloc(sizeof *hook);
     if (!hook) return false;
-    *hook = (tn_close_hook){cx->close_hooks, close, user};
+    *hook = (tn_close_hook){ cx->close_hooks, close, user };
     cx->close_hooks = hook;
     return true;
 }
@@ -160,7 +171,7 @@ void tn_clear_error(tn_context *cx) {
 
 /* The place as the project's tree names it, without the builder's own directories. */
 static const char *short_file(const char *file) {
-    static const char *const folders[] = {"libtensor/", "autograd/", "ops/"};
+    static const char *const folders[] = { "libtensor/", "autograd/", "ops/" };
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         const char *found = strstr(file, folders[i]);
         if (found) return found;
@@ -181,7 +192,8 @@ void *tn_fail_at(tn_context *cx, tn_status status, const char *op, const char *f
     va_end(list);
     at = n < end - at ? at + n : end - 1;
     const char *label = tn_label_path(cx->label);
-    snprintf(at, (size_t)(end - at), " [%s, %s:%d%s%s]", tn_status_name(cx->status), short_file(file), line, *label ? ", label " : "", label);
+    snprintf(at, (size_t)(end - at), " [%s, %s:%d%s%s]", tn_status_name(cx->status), short_file(file), line, *label ? ", label " : "",
+             label);
     return NULL;
 }
 
@@ -197,7 +209,7 @@ tn_scope *tn_scope_begin(tn_context *cx) {
     if (!tn_ready(cx)) return NULL;
     tn_scope *scope = tn_host_pool_take(&cx->pool, sizeof *scope);
     if (!scope) return tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_scope_begin", "the host has no memory left");
-    *scope = (tn_scope){.cx = cx, .outer = cx->scope};
+    *scope = (tn_scope){ .cx = cx, .outer = cx->scope };
     cx->scope = scope;
     return scope;
 }
@@ -251,7 +263,10 @@ void tn_scope_end(tn_scope *scope) {
 tn_tensor *tn_scope_keep(tn_scope *scope, tn_tensor *t) {
     if (!scope || !t) return NULL;
     tn_impl *impl = tn_impl_of(t);
-    if (impl->scope && impl->scope != &scope->cx->root && impl->scope != &scope->cx->retained) {
+    /* A tensor of a scope further out would live shorter there, not longer. */
+    const tn_scope *inside = impl->scope;
+    while (inside && inside != scope) inside = inside->outer;
+    if (inside) {
         leave(impl);
         enter(scope->outer, impl);
     }
@@ -265,8 +280,12 @@ tn_tensor *tn_scope_return(tn_scope *scope, tn_tensor *result) {
 }
 
 tn_tensor *tn_scope_adopt(tn_tensor *t) {
-    if (t) enter(t->cx->scope, tn_impl_of(t));
+    if (t) enter(t->cx->scope, tn_impl_of(tn_scope_disown(t)));
     return t;
+}
+
+void tn_scope_hold(tn_tensor *t) {
+    if (!tn_impl_of(t)->scope) enter(&t->cx->retained, tn_impl_of(t));
 }
 
 tn_tensor *tn_scope_disown(tn_tensor *t) {
@@ -292,22 +311,30 @@ static tn_label_node *new_label(tn_label_node *parent, const char *name) {
         return NULL;
     }
     snprintf(path, n_path, "%s%s%s", parent->path, n_parent ? "/" : "", name);
-    *node = (tn_label_node){.parent = parent, .sibling = parent->children, .path = path, .name = own_name};
+    *node = (tn_label_node){ .parent = parent, .sibling = parent->children, .path = path, .name = own_name };
     parent->children = node;
     return node;
 }
 
-void tn_label_push(tn_context *cx, const char *label) {
-    if (!tn_ready(cx) || !label) return;
+static tn_label_node *find_or_make_label(tn_context *cx, const char *name) {
     tn_label_node *node = cx->label->children;
-    while (node && strcmp(node->name, label) != 0) node = node->sibling;
-    if (!node) node = new_label(cx->label, label);
+    while (node && strcmp(node->name, name) != 0) node = node->sibling;
+    if (!node) node = new_label(cx->label, name);
+    return node ? node : tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_label_push", "the host has no memory left");
+}
+
+void tn_label_push(tn_context *cx, const char *label) {
+    if (!cx) return;
+    bool pushed = label && tn_ready(cx) && !cx->labels_skipped;
+    tn_label_node *node = pushed ? find_or_make_label(cx, label) : NULL;
     if (node) cx->label = node;
-    else tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_label_push", "the host has no memory left");
+    else cx->labels_skipped++;
 }
 
 void tn_label_pop(tn_context *cx) {
-    if (cx && cx->label->parent) cx->label = cx->label->parent;
+    if (!cx) return;
+    if (cx->labels_skipped) cx->labels_skipped--;
+    else if (cx->label->parent) cx->label = cx->label->parent;
 }
 
 /* ---- the device ---- */
@@ -383,8 +410,12 @@ tn_category tn_memory_set_category(tn_context *cx, tn_category category) {
 
 const char *tn_category_name(tn_category category) {
     static const char *const names[TN_CATEGORY_COUNT] = {
-        [TN_CATEGORY_TEMPORARY] = "temporary", [TN_CATEGORY_PARAMETER] = "parameter", [TN_CATEGORY_GRADIENT] = "gradient",
-        [TN_CATEGORY_OPTIMIZER] = "optimizer", [TN_CATEGORY_SAVED] = "saved",         [TN_CATEGORY_WORKSPACE] = "workspace",
+        [TN_CATEGORY_TEMPORARY] = "temporary",
+        [TN_CATEGORY_PARAMETER] = "parameter",
+        [TN_CATEGORY_GRADIENT] = "gradient",
+        [TN_CATEGORY_OPTIMIZER] = "optimizer",
+        [TN_CATEGORY_SAVED] = "saved",
+        [TN_CATEGORY_WORKSPACE] = "workspace",
         [TN_CATEGORY_IO] = "io",
     };
     return (unsigned)category < TN_CATEGORY_COUNT ? names[category] : "unknown";
@@ -392,12 +423,13 @@ const char *tn_category_name(tn_category category) {
 
 const char *tn_pass_name(tn_pass pass) {
     static const char *const names[TN_PASS_COUNT] = {
-        [TN_PASS_NONE] = "none", [TN_PASS_FORWARD] = "forward", [TN_PASS_BACKWARD] = "backward", [TN_PASS_OPTIMIZER] = "optimizer"};
+        [TN_PASS_NONE] = "none", [TN_PASS_FORWARD] = "forward", [TN_PASS_BACKWARD] = "backward", [TN_PASS_OPTIMIZER] = "optimizer"
+    };
     return (unsigned)pass < TN_PASS_COUNT ? names[pass] : "unknown";
 }
 
 tn_block *tn_workspace_take(tn_context *cx, size_t bytes) {
-    tn_owner owner = {cx->op ? cx->op : "workspace", tn_label_path(cx->label), cx->pass};
+    tn_owner owner = { cx->op ? cx->op : "workspace", tn_label_path(cx->label), cx->pass };
     tn_block *block = tn_allocator_take(cx->allocator, bytes, cx->stream, TN_CATEGORY_WORKSPACE, &owner);
     if (!block) tn_fail(cx, tn_allocator_error_status(cx->allocator), owner.op, "%s", tn_allocator_error(cx->allocator));
     return block;

@@ -28,13 +28,14 @@ typedef struct tn_tensor tn_tensor;
 typedef struct tn_scope tn_scope;
 
 typedef struct tn_options {
-    const char *device;       /* "auto" (also NULL), "cpu", "cuda", "dry-run" (records memory, computes nothing) */
-    uint64_t seed;            /* of the context's random stream; 0 is a seed like any other */
-    size_t memory_limit;      /* bytes the allocator may reserve; 0: no limit */
-    int threads;              /* CPU threads; 0: all the process may use */
-    bool debug;               /* red zones and NaN poison around and in every allocation */
-    bool anomaly;             /* stop at the first NaN or Inf and name the op and label that made it */
-    int64_t history_events;   /* size of the allocator's event ring; 0: the default (65536), negative: off */
+    const char *device;     /* "auto" (also NULL), "cpu", "cuda", "dry-run" (records memory, computes nothing) */
+    uint64_t seed;          /* of the context's random stream; 0 is a seed like any other */
+    size_t memory_limit;    /* bytes the allocator may reserve; 0: no limit */
+    int threads;            /* CPU threads; 0: all the process may use */
+    bool debug;             /* red zones and NaN poison around and in every allocation */
+    bool anomaly;           /* stop at the first NaN or Inf and name the op and label that made it */
+    int64_t history_events; /* size of the allocator's event ring; 0: the default (65536), negative: off */
+    bool tf32;              /* f32 matrix products on CUDA may round their inputs to tf32 */
 } tn_options;
 
 /* Opens a context; options may be NULL. Returns NULL only when the host has no memory left. Where the

@@ -54,8 +54,7 @@ struct tn_context {
     tn_host_pool pool;
 
     tn_status status;
-    char *message;      /* of the first error */
-    const char *failed_op;
+    char *message; /* of the first error */
     char failed_op_text[64];
 
     tn_scope root;
@@ -63,6 +62,7 @@ struct tn_context {
     tn_scope *scope;   /* the innermost */
     tn_label_node label_root;
     tn_label_node *label;
+    int labels_skipped; /* pushed in vain, e.g. while an error stood: their pops must not take others */
 
     tn_rng_state rng;
     bool debug, anomaly;
@@ -111,6 +111,8 @@ static inline void tn_unreference(tn_tensor *t) {
 tn_tensor *tn_scope_adopt(tn_tensor *t);
 /* Makes a scope's tensor loose: its scope's reference becomes the caller's. */
 tn_tensor *tn_scope_disown(tn_tensor *t);
+/* Puts a tensor that no scope owns, and that the caller retained, where tn_close will find it. */
+void tn_scope_hold(tn_tensor *t);
 /* Does a scope hold a reference to t? */
 bool tn_scope_owns(const tn_impl *t);
 

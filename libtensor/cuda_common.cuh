@@ -39,8 +39,13 @@ template <typename T> __device__ __forceinline__ tn_pack<T> tn_load_pack(const T
     *reinterpret_cast<uint4 *>(&pack) = *reinterpret_cast<const uint4 *>(from);
     return pack;
 }
+/* To global memory. As assembly, since nvcc 13.0 tears a plain 16-byte store into words where a branch stands between it and the arithmetic. */
 template <typename T> __device__ __forceinline__ void tn_store_pack(T *to, const tn_pack<T> &pack) {
-    *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(&pack);
+    const uint4 words = *reinterpret_cast<const uint4 *>(&pack);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(__cvta_generic_to_global(to)), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+                 : "memory");
 }
 static inline bool tn_aligned16(const void *p) { return ((uintptr_t)p & 15) == 0; }
 

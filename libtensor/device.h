@@ -13,8 +13,10 @@ extern "C" {
 #endif
 
 typedef struct tn_device tn_device;
-typedef int tn_stream;                         /* 0 is the default stream */
-typedef struct { uint64_t handle; } tn_device_event;
+typedef int tn_stream; /* 0 is the default stream */
+typedef struct {
+    uint64_t handle;
+} tn_device_event;
 
 /* Devices an op can have kernels for; tn_device_kind indexes tn_op_def's tables. */
 typedef enum tn_device_kind { TN_DEVICE_CPU, TN_DEVICE_CUDA, TN_DEVICE_KIND_COUNT } tn_device_kind;
@@ -56,7 +58,8 @@ typedef struct tn_device_interface {
     /* The few kernels tensors themselves need, over any strides and dtypes. */
     tn_status (*fill)(tn_device *device, tn_tensor *to, double value, tn_stream stream);
     tn_status (*copy)(tn_device *device, tn_tensor *to, const tn_tensor *from, tn_stream stream); /* same shape; converts dtype */
-    tn_status (*accumulate)(tn_device *device, tn_tensor *to, const tn_tensor *from, tn_stream stream); /* to += from, floats, same shape and dtype */
+    tn_status (*accumulate)(tn_device *device, tn_tensor *to, const tn_tensor *from,
+                            tn_stream stream); /* to += from, floats, same shape and dtype */
     tn_status (*random)(tn_device *device, tn_tensor *to, const tn_random_spec *spec, tn_stream stream); /* contiguous */
     tn_status (*arange)(tn_device *device, tn_tensor *to, tn_stream stream);                             /* contiguous, one axis */
     /* Row-major index of the first NaN or Inf, or -1. Waits. */
@@ -67,16 +70,16 @@ typedef struct tn_device_interface {
 
 struct tn_device {
     const tn_device_interface *interface;
-    tn_device_kind kind;       /* whose kernels run (or, on a dry run, would run) */
-    bool dry_run;              /* nothing is computed and no data can be read back */
-    const char *name;          /* "cpu", "cuda", "dry-run" */
+    tn_device_kind kind; /* whose kernels run (or, on a dry run, would run) */
+    bool dry_run;        /* nothing is computed and no data can be read back */
+    const char *name;    /* "cpu", "cuda", "dry-run" */
     char detail[160];
-    char failure[256];         /* what the last failing call said */
+    char failure[256]; /* what the last failing call said */
     int threads;
-    tn_cuda_path cuda_path;    /* CUDA: which kernels to prefer */
-    int multiprocessors;       /* CUDA */
-    size_t shared_bytes;       /* CUDA: shared memory a block can have */
-    void *gemm;                /* CUDA: what gemm_cuda.c keeps */
+    tn_cuda_path cuda_path; /* CUDA: which kernels to prefer */
+    int multiprocessors;    /* CUDA */
+    size_t shared_bytes;    /* CUDA: shared memory a block can have */
+    void *gemm;             /* CUDA: what gemm_cuda.c keeps */
 };
 
 /* Opens devices; NULL with a reason when it can't be done. */

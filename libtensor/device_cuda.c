@@ -36,10 +36,10 @@ tn_status tn_cuda_said(tn_device *device, int cuda_error, const char *call) {
 }
 
 #define SAID(device, expression, call) tn_cuda_said((device), (int)(expression), (call))
-#define RETURN_UNLESS_OK(expression)            \
-    do {                                        \
-        tn_status said = (expression);          \
-        if (said != TN_OK) return said;         \
+#define RETURN_UNLESS_OK(expression)    \
+    do {                                \
+        tn_status said = (expression);  \
+        if (said != TN_OK) return said; \
     } while (0)
 
 static cudaStream_t stream_of(tn_device *device, tn_stream stream) { return cuda_of(device)->streams[stream]; }
@@ -118,7 +118,8 @@ static tn_status copy_from_host(tn_device *device, void *to, const void *host, s
         cuda->next_piece = (piece + 1) % PINNED_PIECES;
         RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(cuda->pinned_free[piece]), "cudaEventSynchronize"));
         memcpy(cuda->pinned[piece], (const char *)host + at, n);
-        RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync((char *)to + at, cuda->pinned[piece], n, cudaMemcpyHostToDevice, stream_of(device, stream)),
+        RETURN_UNLESS_OK(SAID(device,
+                              cudaMemcpyAsync((char *)to + at, cuda->pinned[piece], n, cudaMemcpyHostToDevice, stream_of(device, stream)),
                               "cudaMemcpyAsync to the device"));
         RETURN_UNLESS_OK(SAID(device, cudaEventRecord(cuda->pinned_free[piece], stream_of(device, stream)), "cudaEventRecord"));
         at += n;
@@ -135,8 +136,9 @@ static tn_status copy_to_host(tn_device *device, void *host, const void *from, s
             size_t at = i * PINNED_PIECE_BYTES, n = bytes - at < PINNED_PIECE_BYTES ? bytes - at : PINNED_PIECE_BYTES;
             int piece = (int)(i % PINNED_PIECES);
             if (i < PINNED_PIECES) RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(cuda->pinned_free[piece]), "cudaEventSynchronize"));
-            RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync(cuda->pinned[piece], (const char *)from + at, n, cudaMemcpyDeviceToHost, stream_of(device, stream)),
-                                  "cudaMemcpyAsync from the device"));
+            RETURN_UNLESS_OK(SAID(
+                device, cudaMemcpyAsync(cuda->pinned[piece], (const char *)from + at, n, cudaMemcpyDeviceToHost, stream_of(device, stream)),
+                "cudaMemcpyAsync from the device"));
             RETURN_UNLESS_OK(SAID(device, cudaEventRecord(cuda->pinned_free[piece], stream_of(device, stream)), "cudaEventRecord"));
         }
         if (i > 0) {
@@ -155,13 +157,15 @@ static tn_status fill_bytes(tn_device *device, void *to, unsigned char byte, siz
 
 static tn_status read_found(tn_device *device, tn_stream stream, int64_t *at) {
     tn_cuda_device *cuda = cuda_of(device);
-    RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync(at, cuda->found, sizeof *at, cudaMemcpyDeviceToHost, stream_of(device, stream)), "cudaMemcpyAsync"));
+    RETURN_UNLESS_OK(
+        SAID(device, cudaMemcpyAsync(at, cuda->found, sizeof *at, cudaMemcpyDeviceToHost, stream_of(device, stream)), "cudaMemcpyAsync"));
     return SAID(device, cudaStreamSynchronize(stream_of(device, stream)), "cudaStreamSynchronize");
 }
 
 static tn_status find_other_byte(tn_device *device, const void *from, unsigned char byte, size_t bytes, size_t *at) {
     int64_t found = -1;
-    RETURN_UNLESS_OK(SAID(device, tn_cuda_find_other_byte(from, byte, bytes, cuda_of(device)->found, stream_of(device, 0)), "find_other_byte"));
+    RETURN_UNLESS_OK(
+        SAID(device, tn_cuda_find_other_byte(from, byte, bytes, cuda_of(device)->found, stream_of(device, 0)), "find_other_byte"));
     RETURN_UNLESS_OK(read_found(device, 0, &found));
     *at = found < 0 ? bytes : (size_t)found;
     return TN_OK;
@@ -235,7 +239,7 @@ static const tn_device_interface cuda_interface = {
 
 /* The best path of the GPU, unless TENON_CUDA_PATH asks for a lesser one. False: it asks for what there is not. */
 static bool choose_path(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes) {
-    static const char *const names[TN_CUDA_PATH_COUNT] = {"plain", "base", "hopper"};
+    static const char *const names[TN_CUDA_PATH_COUNT] = { "plain", "base", "hopper" };
     const char *wanted = getenv("TENON_CUDA_PATH");
     *path = best;
     if (!wanted || !*wanted) return true;
@@ -263,8 +267,8 @@ static int find_device(char *reason, size_t n_bytes, struct cudaDeviceProp *prop
         if (properties->major >= 8) return i;
     }
     cudaGetLastError();
-    snprintf(reason, n_bytes, "the CUDA device is %s with compute capability %d.%d; wanted 8.0 or higher", properties->name, properties->major,
-             properties->minor);
+    snprintf(reason, n_bytes, "the CUDA device is %s with compute capability %d.%d; wanted 8.0 or higher", properties->name,
+             properties->major, properties->minor);
     return -1;
 }
 
@@ -293,16 +297,16 @@ tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
         snprintf(reason, n_bytes, "the host has no memory left");
         return NULL;
     }
-    cuda->base = (tn_device){.interface = &cuda_interface,
-                             .kind = TN_DEVICE_CUDA,
-                             .name = "cuda",
-                             .threads = 1,
-                             .cuda_path = path,
-                             .multiprocessors = properties.multiProcessorCount,
-                             .shared_bytes = properties.sharedMemPerBlockOptin};
+    cuda->base = (tn_device){ .interface = &cuda_interface,
+                              .kind = TN_DEVICE_CUDA,
+                              .name = "cuda",
+                              .threads = 1,
+                              .cuda_path = path,
+                              .multiprocessors = properties.multiProcessorCount,
+                              .shared_bytes = properties.sharedMemPerBlockOptin };
     cuda->ordinal = ordinal;
-    snprintf(cuda->base.detail, sizeof cuda->base.detail, "%.96s, %d multiprocessors, %.0f GiB", properties.name, properties.multiProcessorCount,
-             (double)properties.totalGlobalMem / (double)(1 << 30));
+    snprintf(cuda->base.detail, sizeof cuda->base.detail, "%.96s, %d multiprocessors, %.0f GiB", properties.name,
+             properties.multiProcessorCount, (double)properties.totalGlobalMem / (double)(1 << 30));
     if (acquire(cuda) == TN_OK) return &cuda->base;
     snprintf(reason, n_bytes, "%s", cuda->base.failure);
     close_cuda(&cuda->base);

@@ -25,8 +25,12 @@ TN_API int64_t tn_host_live_blocks(void);
 #define TN_HOST_POOL_STEP 64
 #define TN_HOST_POOL_CLASSES 24
 typedef struct tn_host_pool {
-    struct tn_host_pool_item { struct tn_host_pool_item *next; } *free_list[TN_HOST_POOL_CLASSES];
-    struct tn_host_pool_chunk { struct tn_host_pool_chunk *next; } *chunks;
+    struct tn_host_pool_item {
+        struct tn_host_pool_item *next;
+    } * free_list[TN_HOST_POOL_CLASSES];
+    struct tn_host_pool_chunk {
+        struct tn_host_pool_chunk *next;
+    } * chunks;
 } tn_host_pool;
 void *tn_host_pool_take(tn_host_pool *pool, size_t bytes); /* contents undefined */
 void tn_host_pool_give(tn_host_pool *pool, void *item, size_t bytes);

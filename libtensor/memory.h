@@ -37,8 +37,8 @@ typedef struct tn_stat {
 /* Bytes and counts. "requested" is what callers asked for, "allocated" after rounding, "active" also blocks whose
  * free waits for another stream, "inactive_split" free parts of segments in use, "reserved" whole segments. */
 typedef struct tn_pool_stats {
-    tn_stat requested, allocated, active, inactive_split, reserved;                  /* bytes */
-    tn_stat n_allocations, n_active_blocks, n_inactive_splits, n_segments;           /* counts */
+    tn_stat requested, allocated, active, inactive_split, reserved;        /* bytes */
+    tn_stat n_allocations, n_active_blocks, n_inactive_splits, n_segments; /* counts */
 } tn_pool_stats;
 
 typedef struct tn_memory_stats {
@@ -46,7 +46,7 @@ typedef struct tn_memory_stats {
     tn_stat category[TN_CATEGORY_COUNT]; /* allocated bytes of each category */
     int64_t n_retries;                   /* allocations that had to release the cache first */
     int64_t n_out_of_memory;
-    size_t limit;                        /* 0: none */
+    size_t limit; /* 0: none */
 } tn_memory_stats;
 
 TN_API bool tn_memory_stats_get(const tn_context *cx, tn_memory_stats *stats);

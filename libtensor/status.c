@@ -16,6 +16,4 @@ static const char *const status_names[TN_STATUS_COUNT] = {
     [TN_ERR_CORRUPTION] = "TN_ERR_CORRUPTION",
 };
 
-const char *tn_status_name(tn_status status) {
-    return (unsigned)status < TN_STATUS_COUNT ? status_names[status] : "unknown status";
-}
+const char *tn_status_name(tn_status status) { return (unsigned)status < TN_STATUS_COUNT ? status_names[status] : "unknown status"; }

@@ -8,9 +8,12 @@
 
 /* ---- dtypes ---- */
 
-static const struct { const char *name; size_t size; } dtypes[TN_DTYPE_COUNT] = {
-    [TN_F64] = {"f64", 8}, [TN_F32] = {"f32", 4}, [TN_BF16] = {"bf16", 2}, [TN_I64] = {"i64", 8},
-    [TN_I32] = {"i32", 4}, [TN_U8] = {"u8", 1},   [TN_BOOL] = {"bool", 1},
+static const struct {
+    const char *name;
+    size_t size;
+} dtypes[TN_DTYPE_COUNT] = {
+    [TN_F64] = { "f64", 8 }, [TN_F32] = { "f32", 4 }, [TN_BF16] = { "bf16", 2 }, [TN_I64] = { "i64", 8 },
+    [TN_I32] = { "i32", 4 }, [TN_U8] = { "u8", 1 },   [TN_BOOL] = { "bool", 1 },
 };
 
 size_t tn_dtype_size(tn_dtype dtype) { return (unsigned)dtype < TN_DTYPE_COUNT ? dtypes[dtype].size : 0; }
@@ -46,7 +49,7 @@ int64_t tn_shape_numel(const tn_shape *shape) {
 }
 
 tn_shape tn_shape_of(const tn_tensor *t) {
-    tn_shape shape = {0};
+    tn_shape shape = { 0 };
     if (!t) return shape;
     shape.axes = t->axes;
     memcpy(shape.size, t->shape, sizeof shape.size);
@@ -95,7 +98,7 @@ static void describe_shape(const tn_shape *shape, char *buffer, size_t n_bytes) 
 /* ---- storage and tensors ---- */
 
 static tn_owner owner_now(const tn_context *cx, const char *otherwise) {
-    return (tn_owner){cx->op ? cx->op : otherwise, tn_label_path(cx->label), cx->pass};
+    return (tn_owner){ cx->op ? cx->op : otherwise, tn_label_path(cx->label), cx->pass };
 }
 
 static tn_storage *new_storage(tn_context *cx, size_t bytes) {
@@ -147,8 +150,8 @@ tn_tensor *tn_tensor_new(tn_context *cx, tn_dtype dtype, const tn_shape *shape, 
     if (numel < 0) {
         char text[256];
         describe_shape(shape, text, sizeof text);
-        return tn_fail(cx, TN_ERR_SHAPE, call, "shape %s (%d axes): wanted 0 to %d axes, no size below 0 and fewer than 2^59 elements", text,
-                       shape->axes, TN_MAX_AXES);
+        return tn_fail(cx, TN_ERR_SHAPE, call, "shape %s (%d axes): wanted 0 to %d axes, no size below 0 and fewer than 2^59 elements",
+                       text, shape->axes, TN_MAX_AXES);
     }
     tn_storage *storage = new_storage(cx, (size_t)numel * dtypes[dtype].size);
     if (!storage) return NULL;
@@ -197,6 +200,7 @@ void tn_tensor_free(tn_impl *t) {
 tn_tensor *tn_retain(tn_tensor *t) {
     if (!t) return NULL;
     tn_impl_of(t)->user_references++;
+    tn_scope_hold(t);
     return tn_reference(t);
 }
 
@@ -204,7 +208,7 @@ void tn_release(tn_tensor *t) {
     if (!t) return;
     tn_impl *impl = tn_impl_of(t);
     if (impl->user_references > 0) {
-        impl->user_references--;
+        if (--impl->user_references == 0 && !tn_scope_owns(impl)) tn_scope_disown(t);
         tn_unreference(t);
     } else if (tn_scope_owns(impl)) {
         tn_scope_disown(t);
@@ -216,9 +220,12 @@ tn_tensor *tn_alias(tn_tensor *t, tn_shape shape, const int64_t *stride, int64_t
     if (!t || !tn_ready(t->cx)) return NULL;
     int64_t numel = tn_shape_numel(&shape);
     if (numel < 0) return tn_fail(t->cx, TN_ERR_SHAPE, "tn_alias", "not a shape: %d axes or a size out of range", shape.axes);
+    if (!stride && shape.axes > 0) return tn_fail(t->cx, TN_ERR_ARGUMENT, "tn_alias", "no strides given");
     const tn_storage *storage = tn_impl_of(t)->storage;
     int64_t size = (int64_t)dtypes[t->dtype].size;
-    int64_t first = ((char *)t->data - (char *)tn_block_data(storage->block)) / size + offset;
+    int64_t first;
+    if (__builtin_add_overflow(((char *)t->data - (char *)tn_block_data(storage->block)) / size, offset, &first))
+        return tn_fail(t->cx, TN_ERR_ARGUMENT, "tn_alias", "offset %" PRId64 " lies outside the storage", offset);
     int64_t low = first, high = first;
     for (int i = 0; i < shape.axes && numel > 0; i++) {
         int64_t span;
@@ -228,7 +235,8 @@ tn_tensor *tn_alias(tn_tensor *t, tn_shape shape, const int64_t *stride, int64_t
     }
     int64_t n_stored = (int64_t)tn_block_requested(storage->block) / size;
     if (first < 0 || first > n_stored || (numel > 0 && (low < 0 || high >= n_stored)))
-        return tn_fail(t->cx, TN_ERR_SHAPE, "tn_alias", "elements %" PRId64 " to %" PRId64 " of a storage of %" PRId64, low, high, n_stored);
+        return tn_fail(t->cx, TN_ERR_SHAPE, "tn_alias", "elements %" PRId64 " to %" PRId64 " of a storage of %" PRId64, low, high,
+                       n_stored);
     return tn_tensor_alias_new(t, shape.axes, shape.size, stride, offset, false);
 }
 
@@ -269,7 +277,18 @@ tn_tensor *tn_zeros(tn_context *cx, tn_dtype dtype, tn_shape shape) {
     return t ? made(t, cx->device->interface->fill(cx->device, t, 0, cx->stream), "tn_zeros") : NULL;
 }
 
+/* Can dtype hold the integers low .. last? Floats may round them. */
+static bool holds_integers(tn_context *cx, const char *call, tn_dtype dtype, int64_t low, int64_t last) {
+    static const struct {
+        int64_t low, last;
+    } ranges[TN_DTYPE_COUNT] = { [TN_I32] = { INT32_MIN, INT32_MAX }, [TN_U8] = { 0, UINT8_MAX }, [TN_BOOL] = { 0, 1 } };
+    if (dtype != TN_I32 && dtype != TN_U8 && dtype != TN_BOOL) return true;
+    if (low >= ranges[dtype].low && last <= ranges[dtype].last) return true;
+    return tn_fail(cx, TN_ERR_ARGUMENT, call, "%s can't hold the numbers from %" PRId64 " to %" PRId64, tn_dtype_name(dtype), low, last);
+}
+
 tn_tensor *tn_arange(tn_context *cx, tn_dtype dtype, int64_t n) {
+    if (!tn_ready(cx) || (n > 0 && !holds_integers(cx, "tn_arange", dtype, 0, n - 1))) return NULL;
     tn_tensor *t = new_named(cx, "tn_arange", dtype, TN_SHAPE(n));
     return t ? made(t, cx->device->interface->arange(cx->device, t, cx->stream), "tn_arange") : NULL;
 }
@@ -296,7 +315,7 @@ tn_tensor *tn_dense(tn_tensor *t, tn_dtype dtype) {
 
 /* ---- random numbers ---- */
 
-tn_rng_state tn_rng_get(const tn_context *cx) { return cx ? cx->rng : (tn_rng_state){0, 0}; }
+tn_rng_state tn_rng_get(const tn_context *cx) { return cx ? cx->rng : (tn_rng_state){ 0, 0 }; }
 void tn_rng_set(tn_context *cx, tn_rng_state state) {
     if (cx) cx->rng = state;
 }
@@ -338,19 +357,20 @@ static bool wants_float(tn_context *cx, const char *call, tn_dtype dtype) {
 
 tn_tensor *tn_rand(tn_context *cx, tn_dtype dtype, tn_shape shape, double low, double high) {
     if (!wants_float(cx, "tn_rand", dtype)) return NULL;
-    return draw_new(new_named(cx, "tn_rand", dtype, shape), "tn_rand", (tn_random_spec){.kind = TN_RANDOM_UNIFORM, .a = low, .b = high});
+    return draw_new(new_named(cx, "tn_rand", dtype, shape), "tn_rand", (tn_random_spec){ .kind = TN_RANDOM_UNIFORM, .a = low, .b = high });
 }
 
 tn_tensor *tn_randn(tn_context *cx, tn_dtype dtype, tn_shape shape) {
     if (!wants_float(cx, "tn_randn", dtype)) return NULL;
-    return draw_new(new_named(cx, "tn_randn", dtype, shape), "tn_randn", (tn_random_spec){.kind = TN_RANDOM_NORMAL, .a = 0, .b = 1});
+    return draw_new(new_named(cx, "tn_randn", dtype, shape), "tn_randn", (tn_random_spec){ .kind = TN_RANDOM_NORMAL, .a = 0, .b = 1 });
 }
 
 tn_tensor *tn_randint(tn_context *cx, tn_dtype dtype, tn_shape shape, int64_t low, int64_t high) {
     if (!tn_ready(cx)) return NULL;
     if (low >= high) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_randint", "low %" PRId64 " is not below high %" PRId64, low, high);
+    if (!holds_integers(cx, "tn_randint", dtype, low, high - 1)) return NULL;
     return draw_new(new_named(cx, "tn_randint", dtype, shape), "tn_randint",
-                    (tn_random_spec){.kind = TN_RANDOM_INTEGER, .low = low, .high = high});
+                    (tn_random_spec){ .kind = TN_RANDOM_INTEGER, .low = low, .high = high });
 }
 
 /* ---- in-place writes ---- */
@@ -382,11 +402,24 @@ tn_tensor *tn_fill(tn_tensor *t, double value) {
     return written(t, t->cx->device->interface->fill(t->cx->device, t, value, t->cx->stream), "tn_fill");
 }
 
+/* For two views of one storage: what is read must not have been written a moment before. */
+static tn_tensor *assign_through_copy(tn_tensor *destination, const tn_tensor *source) {
+    tn_context *cx = destination->cx;
+    tn_shape shape = tn_shape_of(source);
+    tn_tensor *copy = tn_tensor_new(cx, source->dtype, &shape, true);
+    if (!copy) return NULL;
+    tn_status status = cx->device->interface->copy(cx->device, copy, source, cx->stream);
+    tn_tensor *result = status == TN_OK ? tn_assign(destination, copy) : TN_FAIL_DEVICE(cx, status, "tn_assign");
+    tn_unreference(copy);
+    return result;
+}
+
 tn_tensor *tn_assign(tn_tensor *destination, const tn_tensor *source) {
     if (!source || !writable(destination, "tn_assign")) return NULL;
     tn_context *cx = destination->cx;
     char to[128], from[128];
     if (source->cx != cx) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_assign", "the tensors belong to two contexts");
+    if (tn_impl_of(source)->storage == tn_impl_of(destination)->storage) return assign_through_copy(destination, source);
     tn_tensor view = *source;
     int missing = destination->axes - source->axes;
     bool fits = missing >= 0;
@@ -396,8 +429,8 @@ tn_tensor *tn_assign(tn_tensor *destination, const tn_tensor *source) {
         fits = size == destination->shape[i] || size == 1;
     }
     if (!fits)
-        return tn_fail(cx, TN_ERR_SHAPE, "tn_assign", "got %s into %s, wanted shapes that broadcast", tn_describe(source, from, sizeof from),
-                       tn_describe(destination, to, sizeof to));
+        return tn_fail(cx, TN_ERR_SHAPE, "tn_assign", "got %s into %s, wanted shapes that broadcast",
+                       tn_describe(source, from, sizeof from), tn_describe(destination, to, sizeof to));
     view.axes = destination->axes;
     view.numel = destination->numel;
     memcpy(view.shape, destination->shape, sizeof view.shape);
@@ -407,13 +440,15 @@ tn_tensor *tn_assign(tn_tensor *destination, const tn_tensor *source) {
 static tn_tensor *fill_random(tn_tensor *t, const char *call, tn_random_kind kind, double a, double b) {
     if (!t || !wants_float(t->cx, call, t->dtype) || !writable(t, call)) return NULL;
     const char *before = enter_call(t->cx, call);
-    tn_tensor *result = draw(t, call, (tn_random_spec){.kind = kind, .a = a, .b = b});
+    tn_tensor *result = draw(t, call, (tn_random_spec){ .kind = kind, .a = a, .b = b });
     t->cx->op = before;
     if (result) tn_mark_written(t);
     return result;
 }
 
-tn_tensor *tn_fill_uniform(tn_tensor *t, double low, double high) { return fill_random(t, "tn_fill_uniform", TN_RANDOM_UNIFORM, low, high); }
+tn_tensor *tn_fill_uniform(tn_tensor *t, double low, double high) {
+    return fill_random(t, "tn_fill_uniform", TN_RANDOM_UNIFORM, low, high);
+}
 tn_tensor *tn_fill_normal(tn_tensor *t, double mean, double deviation) {
     return fill_random(t, "tn_fill_normal", TN_RANDOM_NORMAL, mean, deviation);
 }
@@ -438,13 +473,15 @@ tn_tensor *tn_fill_kaiming_normal(tn_tensor *t, double gain) { return t ? tn_fil
 
 /* ---- moving data ---- */
 
+static bool buffer_fits(const tn_tensor *t, const void *host_data, size_t n_bytes, const char *call) {
+    if (n_bytes != tn_bytes(t))
+        return tn_fail(t->cx, TN_ERR_ARGUMENT, call, "the buffer has %zu bytes, the tensor %zu", n_bytes, tn_bytes(t));
+    return host_data || n_bytes == 0 || tn_fail(t->cx, TN_ERR_ARGUMENT, call, "no buffer given");
+}
+
 bool tn_to_data(const tn_tensor *t, void *host_data, size_t n_bytes) {
-    if (!t || !tn_ready(t->cx)) return false;
+    if (!t || !tn_ready(t->cx) || !buffer_fits(t, host_data, n_bytes, "tn_to_data")) return false;
     tn_context *cx = t->cx;
-    if (n_bytes != tn_bytes(t)) {
-        tn_fail(cx, TN_ERR_ARGUMENT, "tn_to_data", "the buffer has %zu bytes, the tensor %zu", n_bytes, tn_bytes(t));
-        return false;
-    }
     if (n_bytes == 0) return true;
     tn_tensor *dense = tn_dense((tn_tensor *)t, t->dtype);
     if (!dense) return false;
@@ -455,12 +492,8 @@ bool tn_to_data(const tn_tensor *t, void *host_data, size_t n_bytes) {
 }
 
 bool tn_set_data(tn_tensor *t, const void *host_data, size_t n_bytes) {
-    if (!writable(t, "tn_set_data")) return false;
+    if (!writable(t, "tn_set_data") || !buffer_fits(t, host_data, n_bytes, "tn_set_data")) return false;
     tn_context *cx = t->cx;
-    if (n_bytes != tn_bytes(t)) {
-        tn_fail(cx, TN_ERR_ARGUMENT, "tn_set_data", "the buffer has %zu bytes, the tensor %zu", n_bytes, tn_bytes(t));
-        return false;
-    }
     if (n_bytes == 0) return true;
     if (!tn_is_contiguous(t)) {
         tn_tensor *dense = tn_from_data(cx, t->dtype, tn_shape_of(t), host_data);
@@ -487,7 +520,10 @@ static double element_as_double(tn_dtype dtype, const void *element) {
 static double read_element(const tn_tensor *t, int64_t offset, const char *call) {
     tn_context *cx = t->cx;
     size_t size = dtypes[t->dtype].size;
-    union { double f64; char bytes[8]; } element;
+    union {
+        double f64;
+        char bytes[8];
+    } element;
     tn_status status =
         cx->device->interface->copy_to_host(cx->device, element.bytes, (const char *)t->data + offset * (int64_t)size, size, cx->stream);
     if (status == TN_OK) return element_as_double(t->dtype, element.bytes);
@@ -523,10 +559,14 @@ double tn_item_at(const tn_tensor *t, tn_shape index) {
 #define PRINT_EDGE 3
 #define PRINT_WHOLE 8
 
+static void print_element(FILE *stream, tn_dtype dtype, const void *element) {
+    if (dtype == TN_I64) fprintf(stream, "%" PRId64, *(const int64_t *)element); /* not every one is a double */
+    else fprintf(stream, tn_dtype_is_float(dtype) ? "%.5g" : "%.0f", element_as_double(dtype, element));
+}
+
 static void print_axis(FILE *stream, const tn_tensor *t, const char *values, int axis, int64_t offset) {
     if (axis == t->axes) {
-        double value = element_as_double(t->dtype, values + offset * (int64_t)dtypes[t->dtype].size);
-        fprintf(stream, tn_dtype_is_float(t->dtype) ? "%.5g" : "%.0f", value);
+        print_element(stream, t->dtype, values + offset * (int64_t)dtypes[t->dtype].size);
         return;
     }
     int64_t inner = 1;

@@ -16,8 +16,8 @@ extern "C" {
 
 typedef enum tn_dtype { TN_F64, TN_F32, TN_BF16, TN_I64, TN_I32, TN_U8, TN_BOOL, TN_DTYPE_COUNT } tn_dtype;
 
-TN_API size_t tn_dtype_size(tn_dtype dtype);         /* bytes of one element; 0 for no dtype */
-TN_API const char *tn_dtype_name(tn_dtype dtype);    /* "f64", "f32", "bf16", "i64", "i32", "u8", "bool" */
+TN_API size_t tn_dtype_size(tn_dtype dtype);      /* bytes of one element; 0 for no dtype */
+TN_API const char *tn_dtype_name(tn_dtype dtype); /* "f64", "f32", "bf16", "i64", "i32", "u8", "bool" */
 TN_API bool tn_dtype_parse(const char *name, tn_dtype *dtype);
 TN_API bool tn_dtype_is_float(tn_dtype dtype);
 /* The dtype two operands meet in. Floats win over integers, integers over bool; among floats and among
@@ -29,7 +29,7 @@ typedef struct tn_shape {
     int64_t size[TN_MAX_AXES];
 } tn_shape;
 
-#define TN_COUNT_ARGS(...) ((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)))
+#define TN_COUNT_ARGS(...) ((int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)))
 /* TN_SHAPE(8, 128, 64): a shape by value. TN_SCALAR: the shape without axes. */
 #define TN_SHAPE(...) ((tn_shape){ TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } })
 #define TN_SCALAR ((tn_shape){ 0, { 0 } })
@@ -37,7 +37,7 @@ typedef struct tn_shape {
 /* The readable part of a tensor: to be read by anyone, written by the library alone. */
 struct tn_tensor {
     tn_context *cx;
-    void *data;                  /* first element, on the context's device */
+    void *data; /* first element, on the context's device */
     int64_t numel;
     int64_t shape[TN_MAX_AXES];
     int64_t stride[TN_MAX_AXES]; /* in elements; 0 where an axis is broadcast */
@@ -55,15 +55,15 @@ TN_API size_t tn_bytes(const tn_tensor *t); /* numel x element size */
 TN_API tn_tensor *tn_empty(tn_context *cx, tn_dtype dtype, tn_shape shape); /* contents undefined */
 TN_API tn_tensor *tn_zeros(tn_context *cx, tn_dtype dtype, tn_shape shape);
 TN_API tn_tensor *tn_full(tn_context *cx, tn_dtype dtype, tn_shape shape, double value);
-TN_API tn_tensor *tn_arange(tn_context *cx, tn_dtype dtype, int64_t n); /* 0, 1, .. n-1 */
+TN_API tn_tensor *tn_arange(tn_context *cx, tn_dtype dtype, int64_t n); /* 0, 1, .. n-1, which an integer dtype must be able to hold */
 TN_API tn_tensor *tn_from_data(tn_context *cx, tn_dtype dtype, tn_shape shape, const void *host_data); /* copies */
 
 /* Random numbers come from the context's Philox counter: the same seed gives the same numbers on every device. */
-TN_API tn_tensor *tn_rand(tn_context *cx, tn_dtype dtype, tn_shape shape, double low, double high); /* uniform in [low, high) */
-TN_API tn_tensor *tn_randn(tn_context *cx, tn_dtype dtype, tn_shape shape);                         /* normal, mean 0, deviation 1 */
-TN_API tn_tensor *tn_randint(tn_context *cx, tn_dtype dtype, tn_shape shape, int64_t low, int64_t high); /* low .. high-1 */
+TN_API tn_tensor *tn_rand(tn_context *cx, tn_dtype dtype, tn_shape shape, double low, double high);      /* uniform in [low, high) */
+TN_API tn_tensor *tn_randn(tn_context *cx, tn_dtype dtype, tn_shape shape);                              /* normal, mean 0, deviation 1 */
+TN_API tn_tensor *tn_randint(tn_context *cx, tn_dtype dtype, tn_shape shape, int64_t low, int64_t high); /* low .. high-1, likewise */
 
-/* A tensor that shares `t`'s storage, `offset` elements after t's first. Every reachable element must lie in the storage. */
+/* A tensor that shares `t`'s storage, `offset` elements after t's first, with one stride an axis. Every reachable element must lie in the storage. */
 TN_API tn_tensor *tn_alias(tn_tensor *t, tn_shape shape, const int64_t *stride, int64_t offset);
 
 /* ---- ownership ---- */
@@ -77,10 +77,11 @@ TN_API void tn_release(tn_tensor *t);
 
 TN_API bool tn_to_data(const tn_tensor *t, void *host_data, size_t n_bytes); /* n_bytes must be tn_bytes(t); row-major order */
 TN_API bool tn_set_data(tn_tensor *t, const void *host_data, size_t n_bytes);
-TN_API double tn_item(const tn_tensor *t);   /* the one element of t as a double; 0 on error */
+TN_API double tn_item(const tn_tensor *t); /* the one element of t as a double; 0 on error */
 TN_API double tn_item_at(const tn_tensor *t, tn_shape index);
 
-/* In-place writes. They count as a new version: a backward that needs the old values will say so. */
+/* In-place writes. They count as a new version: a backward that needs the old values will say so, and so will an op that is
+ * to go onto the tape with an input that an earlier op made and that was overwritten since. */
 TN_API tn_tensor *tn_fill(tn_tensor *t, double value);
 TN_API tn_tensor *tn_assign(tn_tensor *destination, const tn_tensor *source); /* broadcasts, converts dtype */
 TN_API tn_tensor *tn_fill_uniform(tn_tensor *t, double low, double high);

@@ -126,21 +126,21 @@ TN_INLINE float tn_f32_act_slope(int act, float x) {
 /* ---- sixteen f32 ---- */
 
 /* Runs an expression of `lane` over the lanes of v, for each act by itself, so that the compiler sees a loop without a switch. */
-#define TN_ACT_LANES_(act, v, expression)                                                                              \
-    do {                                                                                                               \
-        float lanes_[TN_VF_LANES];                                                                                     \
-        tn_vf_store(lanes_, v);                                                                                        \
-        switch (act) {                                                                                                 \
-        case TN_RELU: TN_ACT_LOOP_(TN_RELU, expression); break;                                                        \
-        case TN_SIGMOID: TN_ACT_LOOP_(TN_SIGMOID, expression); break;                                                  \
-        case TN_SILU: TN_ACT_LOOP_(TN_SILU, expression); break;                                                        \
-        case TN_GELU: TN_ACT_LOOP_(TN_GELU, expression); break;                                                        \
-        case TN_TANH: TN_ACT_LOOP_(TN_TANH, expression); break;                                                        \
-        default: TN_ACT_LOOP_(TN_NONE, expression); break;                                                             \
-        }                                                                                                              \
-        (v) = tn_vf_load(lanes_);                                                                                      \
+#define TN_ACT_LANES_(act, v, expression)                             \
+    do {                                                              \
+        float lanes_[TN_VF_LANES];                                    \
+        tn_vf_store(lanes_, v);                                       \
+        switch (act) {                                                \
+        case TN_RELU: TN_ACT_LOOP_(TN_RELU, expression); break;       \
+        case TN_SIGMOID: TN_ACT_LOOP_(TN_SIGMOID, expression); break; \
+        case TN_SILU: TN_ACT_LOOP_(TN_SILU, expression); break;       \
+        case TN_GELU: TN_ACT_LOOP_(TN_GELU, expression); break;       \
+        case TN_TANH: TN_ACT_LOOP_(TN_TANH, expression); break;       \
+        default: TN_ACT_LOOP_(TN_NONE, expression); break;            \
+        }                                                             \
+        (v) = tn_vf_load(lanes_);                                     \
     } while (0)
-#define TN_ACT_LOOP_(act, expression)                                                                                  \
+#define TN_ACT_LOOP_(act, expression) \
     for (int lane_ = 0; lane_ < TN_VF_LANES; lane_++) lanes_[lane_] = expression(act, lanes_[lane_])
 
 TN_INLINE tn_vf tn_vf_act(int act, tn_vf x) {

@@ -41,7 +41,8 @@ static bool parse_list(const char *text, tn_int_list *list) {
 
 static bool names_text(const tn_attr_def *attr, char *buffer, size_t n_bytes) {
     size_t at = (size_t)snprintf(buffer, n_bytes, "one of");
-    for (int i = 0; attr->names[i] && at < n_bytes; i++) at += (size_t)snprintf(buffer + at, n_bytes - at, "%s %s", i ? "," : "", attr->names[i]);
+    for (int i = 0; attr->names[i] && at < n_bytes; i++)
+        at += (size_t)snprintf(buffer + at, n_bytes - at, "%s %s", i ? "," : "", attr->names[i]);
     return true;
 }
 
@@ -108,7 +109,8 @@ static bool json_text(const json_t *value, char *text, size_t n_bytes) {
     else if (json_is_array(value)) {
         for (size_t i = 0; i < json_array_size(value) && at < n_bytes; i++) {
             if (!json_is_integer(json_array_get(value, i))) return false;
-            at += (size_t)snprintf(text + at, n_bytes - at, "%s%" JSON_INTEGER_FORMAT, i ? "," : "", json_integer_value(json_array_get(value, i)));
+            at += (size_t)snprintf(text + at, n_bytes - at, "%s%" JSON_INTEGER_FORMAT, i ? "," : "",
+                                   json_integer_value(json_array_get(value, i)));
         }
     } else return false;
     return true;

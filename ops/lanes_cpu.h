@@ -6,6 +6,10 @@
 #include "../libtensor/simd.h"
 #include "../libtensor/tensor.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 /* Elements i .. i + 15 of the n at p; beyond the n-th: `rest`. */
 TN_INLINE tn_vf tn_lanes_load_or(tn_dtype dtype, const void *p, int64_t i, int64_t n, float rest) {
     if (dtype == TN_F32) return tn_vf_load_part_or((const float *)p + i, n - i, rest);
@@ -19,6 +23,23 @@ TN_INLINE tn_vf tn_lanes_load(tn_dtype dtype, const void *p, int64_t i, int64_t 
 TN_INLINE void tn_lanes_store(tn_dtype dtype, void *p, int64_t i, int64_t n, tn_vf v) {
     if (dtype == TN_F32) tn_vf_store_part((float *)p + i, v, n - i);
     else tn_vf_store_bf16_part((tn_bf16 *)p + i, v, n - i);
+}
+
+/* Stores past the caches, which spares reading what is overwritten: for results that are too large to be found there again.
+ * p is aligned to 16 bytes; tn_stream_end makes the stores visible to other threads. Elsewhere than on x86 a common store. */
+TN_INLINE void tn_vf_stream(float *p, tn_vf v) {
+#ifdef __SSE2__
+    float lanes[TN_VF_LANES];
+    tn_vf_store(lanes, v);
+    for (int i = 0; i < TN_VF_LANES; i += 4) _mm_stream_ps(p + i, _mm_loadu_ps(lanes + i));
+#else
+    tn_vf_store(p, v);
+#endif
+}
+TN_INLINE void tn_stream_end(void) {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
 }
 
 /* One element as f32, and back: for plain loops, which the compiler makes vector code of. */

@@ -11,7 +11,7 @@
 #define TN_CUDA_KERNEL(function) NULL
 #endif
 
-static inline tn_spec tn_spec_like(const tn_tensor *t) { return (tn_spec){t->dtype, tn_shape_of(t)}; }
+static inline tn_spec tn_spec_like(const tn_tensor *t) { return (tn_spec){ t->dtype, tn_shape_of(t) }; }
 
 static inline int64_t tn_spec_numel(const tn_spec *spec) {
     int64_t numel = 1;
@@ -51,7 +51,7 @@ typedef struct tn_around {
 } tn_around;
 
 static inline tn_around tn_around_axis(const int64_t *shape, int axes, int axis) {
-    tn_around around = {1, axes ? shape[axis] : 1, 1};
+    tn_around around = { 1, axes ? shape[axis] : 1, 1 };
     for (int i = 0; i < axis; i++) around.outer *= shape[i];
     for (int i = axis + 1; i < axes; i++) around.inner *= shape[i];
     return around;

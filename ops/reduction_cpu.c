@@ -8,12 +8,12 @@
 /* ---- the plan ---- */
 
 #define PANEL TN_REDUCE_PANEL
-#define ROW_SEGMENT 4096      /* reduced elements in a block of rows */
-#define ROW_PANEL_SIZE 32768  /* elements in a panel of rows, about */
-#define GATHERED 2048         /* elements in a block that is gathered */
-#define FEW_UNITS 32          /* below so many panels the reduced elements are cut into chunks */
-#define CHUNK_SIZE 32768      /* elements in a chunk at least */
-#define TASK_SIZE 16384       /* elements for one turn of a thread at least */
+#define ROW_SEGMENT 4096     /* reduced elements in a block of rows */
+#define ROW_PANEL_SIZE 32768 /* elements in a panel of rows, about */
+#define GATHERED 2048        /* elements in a block that is gathered */
+#define FEW_UNITS 32         /* below so many panels the reduced elements are cut into chunks */
+#define CHUNK_SIZE 32768     /* elements in a chunk at least */
+#define TASK_SIZE 16384      /* elements for one turn of a thread at least */
 
 typedef struct reduce_axis {
     int64_t size, in_stride, out_stride, index_step;
@@ -120,8 +120,8 @@ static void make_plan(reduce_plan *plan, const tn_reduction *r) {
     n = merge_axes(axes, n);
     plan->reduction = r;
     plan->n_kept = plan->n_reduced = 0;
-    plan->across = (reduce_axis){.size = 1};
-    plan->along = (reduce_axis){.size = 1, .in_stride = 1, .reduced = true};
+    plan->across = (reduce_axis){ .size = 1 };
+    plan->along = (reduce_axis){ .size = 1, .in_stride = 1, .reduced = true };
     bool have_across = false, have_along = false;
     for (int i = 0; i < n; i++) {
         bool *have = axes[i].reduced ? &have_along : &have_across;
@@ -175,12 +175,12 @@ static void walk_on(reduce_walk *walk, const reduce_axis *axes, int n) {
 
 /* ---- gathering what has no unit stride or another dtype ---- */
 
-#define GATHER(to_type, from_type, convert)                                                                            \
-    for (int64_t i = 0; i < n_outer; i++)                                                                              \
-        for (int64_t j = 0; j < n_inner; j++) {                                                                        \
-            from_type x = ((const from_type *)from)[i * outer_stride + j * inner_stride];                              \
-            ((to_type *)to)[i * n_inner + j] = convert(x);                                                             \
-        }                                                                                                              \
+#define GATHER(to_type, from_type, convert)                                               \
+    for (int64_t i = 0; i < n_outer; i++)                                                 \
+        for (int64_t j = 0; j < n_inner; j++) {                                           \
+            from_type x = ((const from_type *)from)[i * outer_stride + j * inner_stride]; \
+            ((to_type *)to)[i * n_inner + j] = convert(x);                                \
+        }                                                                                 \
     return;
 
 static void gather(void *to, tn_dtype dtype, const void *from, int64_t n_outer, int64_t outer_stride, int64_t n_inner,
@@ -410,7 +410,7 @@ TN_SIMD_CLONES static void sum_rows_f64(void *state, const tn_reduce_block *bloc
 }
 
 TN_SIMD_CLONES static void sum_columns_f64(void *state, const tn_reduce_block *block) {
-    double *total = state, sum[PANEL] = {0};
+    double *total = state, sum[PANEL] = { 0 };
     for (int64_t l = 0; l < block->along; l++) {
         const double *p = (const double *)block->data + l * block->along_stride;
         for (int64_t i = 0; i < block->across; i++) sum[i] += p[i];
@@ -461,14 +461,14 @@ static void sum_finish_i64(const tn_reduction *r, const void *state, int64_t n, 
 
 #define COLUMN_ROWS 256
 
-static const tn_reducer sum_f64 = {TN_F64, NULL, false, 8, COLUMN_ROWS, 0,
-    sum_start, sum_rows_f64, sum_columns_f64, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, 0,
-    sum_start, sum_rows_f32, sum_columns_f32, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_bf16 = {TN_BF16, &sum_f32, false, 8, COLUMN_ROWS, 0,
-    sum_start, sum_rows_bf16, sum_columns_bf16, sum_merge_f64, sum_finish_f64};
-static const tn_reducer sum_i64 = {TN_I64, NULL, false, 8, COLUMN_ROWS, 0,
-    sum_start, sum_rows_i64, sum_columns_i64, sum_merge_i64, sum_finish_i64};
+static const tn_reducer sum_f64 = { TN_F64,          NULL,          false,         8, COLUMN_ROWS, 0, sum_start, sum_rows_f64,
+                                    sum_columns_f64, sum_merge_f64, sum_finish_f64 };
+static const tn_reducer sum_f32 = { TN_F32,          NULL,          false,         8, COLUMN_ROWS, 0, sum_start, sum_rows_f32,
+                                    sum_columns_f32, sum_merge_f64, sum_finish_f64 };
+static const tn_reducer sum_bf16 = { TN_BF16,          &sum_f32,      false,         8, COLUMN_ROWS, 0, sum_start, sum_rows_bf16,
+                                     sum_columns_bf16, sum_merge_f64, sum_finish_f64 };
+static const tn_reducer sum_i64 = { TN_I64,          NULL,          false,         8, COLUMN_ROWS, 0, sum_start, sum_rows_i64,
+                                    sum_columns_i64, sum_merge_i64, sum_finish_i64 };
 
 const tn_reducer *tn_reducer_sum(tn_dtype dtype) {
     return dtype == TN_F64 ? &sum_f64 : dtype == TN_F32 ? &sum_f32 : dtype == TN_BF16 ? &sum_bf16 : &sum_i64;

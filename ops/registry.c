@@ -10,8 +10,11 @@
 #include "op_list.def"
 #undef TN_FAMILY
 
-static const struct { const char *name; const tn_op_family *family; } families[] = {
-#define TN_FAMILY(name) {#name, &tn_family_##name},
+static const struct {
+    const char *name;
+    const tn_op_family *family;
+} families[] = {
+#define TN_FAMILY(name) { #name, &tn_family_##name },
 #include "op_list.def"
 #undef TN_FAMILY
 };
@@ -93,6 +96,8 @@ bool tn_op_register(tn_context *cx, const tn_op_def *def) {
     bool room = n_outside < MAX_OUTSIDE_OPS;
     if (room) outside[n_outside++] = def;
     pthread_mutex_unlock(&outside_lock);
-    if (!room) tn_fail(cx, TN_ERR_ARGUMENT, "tn_op_register", "there is room for %d ops from outside, and %s is one more", MAX_OUTSIDE_OPS, def->name);
+    if (!room)
+        tn_fail(cx, TN_ERR_ARGUMENT, "tn_op_register", "there is room for %d ops from outside, and %s is one more", MAX_OUTSIDE_OPS,
+                def->name);
     return room;
 }

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ops/registry.h"
 #include "outside_op.h"
@@ -28,12 +29,17 @@ void tn_for_each_run(const tn_op_def *op, unsigned dtypes, void (*body)(run_how 
     tn_close(cx);
 }
 
+/* An op from outside may have kernels for the CPU alone. */
+static bool runs_here(const tn_op_def *op) {
+    return strcmp(tn_test_device(), "cuda") != 0 || op->flags & TN_OP_VIEW || op->forward[TN_DEVICE_CUDA];
+}
+
 static int make_cases(const op_kind *kinds, int n_kinds, op_case *cases, struct CMUnitTest *tests) {
     int n = 0;
     for (int i = 0; i < tn_op_count(); i++)
         for (int k = 0; k < n_kinds; k++) {
             const tn_op_def *op = tn_op_at(i);
-            if (!kinds[k].applies(op)) continue;
+            if (!runs_here(op) || !kinds[k].applies(op)) continue;
             cases[n] = (op_case){ .op = op, .dtype = kinds[k].dtype };
             snprintf(cases[n].name, sizeof cases[n].name, "%s/%s", op->name, kinds[k].name);
             tests[n] = (struct CMUnitTest){ .name = cases[n].name, .test_func = kinds[k].test, .initial_state = &cases[n] };

@@ -7,7 +7,7 @@
 #include "ops/tenon.h"
 
 static tn_context *open(void) {
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device(), .seed = 3, .debug = true});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 3, .debug = true });
     tn_test_ok(cx);
     return cx;
 }
@@ -100,7 +100,8 @@ static void saved_tensors_go_with_backward(void **state) {
     }
     tn_saved_summary summary;
     assert_true(tn_saved_summary_get(cx, &summary));
-    assert_true(summary.n_entries == 4 && summary.ledger_bytes == 16000 && summary.unique_bytes == 16000 && summary.pinned_extra_bytes == 0);
+    assert_true(summary.n_entries == 4 && summary.ledger_bytes == 16000 && summary.unique_bytes == 16000 &&
+                summary.pinned_extra_bytes == 0);
     tn_memory_stats_get(cx, &stats);
     assert_true(stats.category[TN_CATEGORY_SAVED].current > 0);
     assert_true(tn_backward_with(y, TN_BACKWARD(.grad = tn_full(cx, TN_F32, TN_SHAPE(1000), 1))));
@@ -157,6 +158,41 @@ static void an_overwritten_saved_tensor_is_an_error(void **state) {
     tn_mark_written(w);
     assert_false(tn_backward(w));
     tn_test_error(cx, TN_ERR_GRAPH, "version");
+    tn_close(cx);
+}
+
+static void an_overwritten_result_has_no_past(void **state) {
+    (void)state;
+    tn_context *cx = open();
+    tn_tensor *x = tn_fill(tn_parameter(cx, TN_F64, TN_SHAPE(2, 3)), 5);
+    tn_tensor *y = tn_mul_scalar(x, 2), *row = tn_select(y, 0, 0);
+    tn_fill(row, 3);
+    assert_null(tn_mul(y, y));
+    tn_test_error(cx, TN_ERR_GRAPH, "overwritten");
+    assert_null(tn_sum(row));
+    tn_test_error(cx, TN_ERR_GRAPH, "tn_detach");
+    assert_true(tn_item(tn_sum(tn_detach(row))) == 9);
+    /* A view of a leaf stays one: only its values are new. */
+    tn_tensor *part = tn_select(x, 0, 1);
+    tn_fill(x, 7);
+    assert_true(tn_backward(tn_sum(tn_mul(part, part))));
+    assert_true(tn_item_at(tn_grad(x), TN_SHAPE(1, 2)) == 14);
+    assert_true(tn_item_at(tn_grad(x), TN_SHAPE(0, 2)) == 0);
+    tn_test_ok(cx);
+    tn_close(cx);
+}
+
+static void a_retained_gradient_outlives_its_leaf(void **state) {
+    (void)state;
+    tn_context *cx = open();
+    tn_tensor *x = leaf(cx, 3), *other = leaf(cx, 1);
+    assert_true(tn_backward(tn_mul(x, tn_mul(x, other))));
+    tn_tensor *g = tn_retain(tn_grad(x));
+    tn_retain(tn_grad(other)); /* never released: tn_close sees to it */
+    tn_clear_grad(x);
+    assert_true(tn_item(g) == 6);
+    tn_release(g);
+    tn_test_ok(cx);
     tn_close(cx);
 }
 
@@ -224,7 +260,7 @@ static void long_chains_neither_recurse_nor_leak(void **state) {
 
 static void anomaly_mode_names_who_made_the_first_nan(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device(), .anomaly = true});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .anomaly = true });
     tn_tensor *x = leaf(cx, -1);
     tn_label_push(cx, "layer.7");
     assert_null(tn_log(x));
@@ -269,7 +305,8 @@ static void gradcheck_tells_right_from_wrong(void **state) {
     for (int wrong = 0; wrong < 2; wrong++)
         for (int projected = 0; projected < 2; projected++) {
             bool is_wrong = wrong;
-            tn_tensor *in[] = {tn_fill_normal(tn_parameter(cx, TN_F64, TN_SHAPE(3, 4)), 0, 1), tn_fill_normal(tn_parameter(cx, TN_F64, TN_SHAPE(4)), 0, 1)};
+            tn_tensor *in[] = { tn_fill_normal(tn_parameter(cx, TN_F64, TN_SHAPE(3, 4)), 0, 1),
+                                tn_fill_normal(tn_parameter(cx, TN_F64, TN_SHAPE(4)), 0, 1) };
             tn_gradcheck_result result;
             assert_true(tn_gradcheck(cube, &is_wrong, in, 2, 1, TN_GRADCHECK(.full_limit = projected ? 1 : 0), &result));
             assert_true(result.full == !projected);
@@ -279,7 +316,7 @@ static void gradcheck_tells_right_from_wrong(void **state) {
     tn_tensor *half = tn_parameter(cx, TN_F32, TN_SHAPE(2));
     tn_gradcheck_result result;
     bool is_wrong = false;
-    tn_tensor *in[] = {half, half};
+    tn_tensor *in[] = { half, half };
     assert_false(tn_gradcheck(cube, &is_wrong, in, 2, 1, TN_GRADCHECK(.seed = 0), &result));
     tn_test_error(cx, TN_ERR_DTYPE, "f32");
     tn_close(cx);
@@ -330,6 +367,8 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(a_saved_view_pins_its_storage),
     cmocka_unit_test(a_second_backward_needs_retain),
     cmocka_unit_test(an_overwritten_saved_tensor_is_an_error),
+    cmocka_unit_test(an_overwritten_result_has_no_past),
+    cmocka_unit_test(a_retained_gradient_outlives_its_leaf),
     cmocka_unit_test(no_grad_and_detach_cut_the_past),
     cmocka_unit_test(roots_need_one_element_or_an_upstream_gradient),
     cmocka_unit_test(long_chains_neither_recurse_nor_leak),

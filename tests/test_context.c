@@ -25,7 +25,7 @@ static void opens_with_defaults(void **state) {
 
 static void an_unknown_device_is_an_error_on_the_context(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = "abacus"});
+    tn_context *cx = tn_open(&(tn_options){ .device = "abacus" });
     assert_non_null(cx);
     assert_null(tn_zeros(cx, TN_F32, TN_SHAPE(2)));
     assert_non_null(strstr(tn_error(cx), "abacus"));
@@ -34,7 +34,7 @@ static void an_unknown_device_is_an_error_on_the_context(void **state) {
 
 static void cuda_says_why_it_is_off_or_works(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = "cuda"});
+    tn_context *cx = tn_open(&(tn_options){ .device = "cuda" });
     const char *reason = tn_cuda_unavailable_reason();
     if (tn_failed(cx)) assert_non_null(strstr(tn_error(cx), reason));
     else assert_string_equal(reason, "");
@@ -43,7 +43,7 @@ static void cuda_says_why_it_is_off_or_works(void **state) {
 
 static void the_first_error_stands(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
     tn_label_push(cx, "layer.3");
     tn_label_push(cx, "attn");
     tn_tensor *a = tn_zeros(cx, TN_F32, TN_SHAPE(2, 3));
@@ -85,7 +85,7 @@ static void null_in_null_out(void **state) {
 
 static void scopes_free_what_they_own(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device(), .debug = true});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .debug = true });
     int64_t before = allocated(cx);
     tn_scope *outer = tn_scope_begin(cx);
     tn_zeros(cx, TN_F32, TN_SHAPE(100));
@@ -106,9 +106,24 @@ static void scopes_free_what_they_own(void **state) {
     tn_close(cx);
 }
 
+static void keeping_never_shortens_a_life(void **state) {
+    (void)state;
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .debug = true });
+    tn_scope *outer = tn_scope_begin(cx);
+    tn_tensor *t = tn_full(cx, TN_F32, TN_SHAPE(100), 3);
+    tn_scope *middle = tn_scope_begin(cx), *inner = tn_scope_begin(cx);
+    tn_scope_keep(inner, t);
+    tn_scope_end(inner);
+    tn_scope_end(middle);
+    assert_true(tn_item_at(t, TN_SHAPE(99)) == 3);
+    tn_scope_end(outer);
+    tn_test_ok(cx);
+    tn_close(cx);
+}
+
 static void ending_an_outer_scope_ends_the_inner_ones(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
     int64_t before = allocated(cx);
     tn_scope *outer = tn_scope_begin(cx);
     tn_scope_begin(cx);
@@ -122,13 +137,13 @@ static void ending_an_outer_scope_ends_the_inner_ones(void **state) {
 
 static void release_frees_a_temporary_early(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
     int64_t before = allocated(cx);
     tn_scope *scope = tn_scope_begin(cx);
     tn_release(tn_zeros(cx, TN_F32, TN_SHAPE(1000)));
     assert_true(allocated(cx) == before);
     tn_tensor *root = tn_zeros(cx, TN_F32, TN_SHAPE(1000));
-    tn_tensor *view = tn_alias(root, TN_SHAPE(10), (int64_t[]){1}, 5);
+    tn_tensor *view = tn_alias(root, TN_SHAPE(10), (int64_t[]){ 1 }, 5);
     tn_release(root);
     assert_true(allocated(cx) > before);
     assert_true(tn_item_at(view, TN_SHAPE(9)) == 0);
@@ -140,7 +155,7 @@ static void release_frees_a_temporary_early(void **state) {
 static void closing_frees_what_was_forgotten(void **state) {
     (void)state;
     int64_t blocks = tn_host_live_blocks();
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
     tn_params *params = tn_params_new(cx);
     tn_tensor *w = tn_params_add(params, tn_parameter(cx, TN_F32, TN_SHAPE(3)), 0, "w");
     tn_scope *scope = tn_scope_begin(cx);
@@ -173,9 +188,25 @@ static void labels_join(void **state) {
     tn_close(cx);
 }
 
+static void labels_stay_paired_across_an_error(void **state) {
+    (void)state;
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
+    tn_label_push(cx, "layer");
+    tn_zeros(cx, TN_F32, TN_SHAPE(-1));
+    tn_label_push(cx, "attn");
+    tn_test_error(cx, TN_ERR_SHAPE, "label layer");
+    tn_label_push(cx, "head");
+    tn_label_pop(cx);
+    tn_label_pop(cx);
+    assert_string_equal(tn_label(cx), "layer");
+    tn_label_push(cx, "mlp");
+    assert_string_equal(tn_label(cx), "layer/mlp");
+    tn_close(cx);
+}
+
 static void categories_and_owners_are_kept(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
     tn_tensor *w = tn_parameter(cx, TN_F32, TN_SHAPE(256));
     assert_int_equal(tn_memory_category_of(w), TN_CATEGORY_PARAMETER);
     tn_scope *scope = tn_scope_begin(cx);
@@ -201,7 +232,7 @@ static void categories_and_owners_are_kept(void **state) {
 
 static void out_of_memory_is_an_error_like_any_other(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device(), .memory_limit = 64 << 20});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .memory_limit = 64 << 20 });
     tn_label_push(cx, "big");
     assert_null(tn_zeros(cx, TN_F32, TN_SHAPE(1 << 30)));
     assert_int_equal(tn_error_status(cx), TN_ERR_MEMORY);
@@ -220,7 +251,7 @@ static void out_of_memory_is_an_error_like_any_other(void **state) {
 
 static void a_device_that_is_really_full_is_survived(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = tn_test_device()});
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device() });
     assert_null(tn_empty(cx, TN_F64, TN_SHAPE(INT64_C(1) << 44)));
     tn_test_error(cx, TN_ERR_MEMORY, "allocated");
     tn_tensor *small = tn_full(cx, TN_F32, TN_SHAPE(1000), 2);
@@ -238,7 +269,7 @@ static void every_host_allocation_may_fail(void **state) {
     for (int n = 1; !done; n++) {
         for (int for_ever = 0; for_ever < 2; for_ever++) {
             tn_host_fail_after(n, for_ever);
-            tn_context *cx = tn_open(&(tn_options){.device = "cpu"});
+            tn_context *cx = tn_open(&(tn_options){ .device = "cpu" });
             tn_scope *scope = tn_scope_begin(cx);
             tn_label_push(cx, "a");
             tn_params *params = tn_params_new(cx);
@@ -266,9 +297,9 @@ static void every_host_allocation_may_fail(void **state) {
 static void a_dry_run_records_and_computes_nothing(void **state) {
     (void)state;
     int64_t peaks[2];
-    static const char *const devices[] = {"cpu", "dry-run"};
+    static const char *const devices[] = { "cpu", "dry-run" };
     for (int i = 0; i < 2; i++) {
-        tn_context *cx = tn_open(&(tn_options){.device = devices[i]});
+        tn_context *cx = tn_open(&(tn_options){ .device = devices[i] });
         tn_tensor *w = tn_parameter(cx, TN_F32, TN_SHAPE(1000));
         tn_scope *scope = tn_scope_begin(cx);
         tn_tensor *o = tn_silu(tn_sigmoid(w));
@@ -290,7 +321,7 @@ static void a_dry_run_records_and_computes_nothing(void **state) {
 
 static void red_zones_catch_a_kernel_that_writes_too_far(void **state) {
     (void)state;
-    tn_context *cx = tn_open(&(tn_options){.device = "cpu", .debug = true});
+    tn_context *cx = tn_open(&(tn_options){ .device = "cpu", .debug = true });
     tn_label_push(cx, "culprit");
     tn_tensor *t = tn_empty(cx, TN_F32, TN_SHAPE(5));
     assert_true(((float *)t->data)[0] != ((float *)t->data)[0]);
@@ -312,10 +343,12 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(the_first_error_stands),
     cmocka_unit_test(null_in_null_out),
     cmocka_unit_test(scopes_free_what_they_own),
+    cmocka_unit_test(keeping_never_shortens_a_life),
     cmocka_unit_test(ending_an_outer_scope_ends_the_inner_ones),
     cmocka_unit_test(release_frees_a_temporary_early),
     cmocka_unit_test(closing_frees_what_was_forgotten),
     cmocka_unit_test(labels_join),
+    cmocka_unit_test(labels_stay_paired_across_an_error),
     cmocka_unit_test(categories_and_owners_are_kept),
     cmocka_unit_test(out_of_memory_is_an_error_like_any_other),
     cmocka_unit_test(a_device_that_is_really_full_is_survived),

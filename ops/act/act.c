@@ -34,8 +34,8 @@ static int64_t act_floor_bytes(const tn_op_call *call, bool backward) {
 
 static const char *const act_names[] = TN_ACTIVATION_NAMES;
 
-static const tn_input_def act_inputs[] = {{.name = "x", .dtypes = TN_FLOATS, .doc = "any shape"}};
-static const tn_output_def act_outputs[] = {{"o", "like x"}};
+static const tn_input_def act_inputs[] = { { .name = "x", .dtypes = TN_FLOATS, .doc = "any shape" } };
+static const tn_output_def act_outputs[] = { { "o", "like x" } };
 static const tn_attr_def act_attrs[] = {
     TN_ATTR_OF(tn_act_args, act, act_names, "none", "the activation"),
     TN_ATTR(tn_act_args, dim, TN_ATTR_INT, "-1", "axis of softmax"),
@@ -68,8 +68,8 @@ static const tn_op_def act_def = {
     .floor_bytes = act_floor_bytes,
 };
 
-static const tn_op_def *const act_ops[] = {&act_def};
-const tn_op_family tn_family_act = {act_ops, TN_COUNT(act_ops)};
+static const tn_op_def *const act_ops[] = { &act_def };
+const tn_op_family tn_family_act = { act_ops, TN_COUNT(act_ops) };
 
 tn_tensor *tn_act(tn_tensor *x, tn_act_args args) {
     tn_tensor *o;

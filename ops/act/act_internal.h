@@ -1,8 +1,8 @@
 #ifndef TENON_ACT_INTERNAL_H
 #define TENON_ACT_INTERNAL_H
 
-#include "act.h"
 #include "../../autograd/op.h"
+#include "act.h"
 
 #ifdef __cplusplus
 extern "C" {

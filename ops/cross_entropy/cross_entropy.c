@@ -57,6 +57,11 @@ static const tn_op_def cross_entropy_def = {
     .backward[TN_DEVICE_CPU] = tn_cross_entropy_backward_cpu,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cross_entropy_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cross_entropy_backward_cuda),
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cross_entropy_workspace_cuda),
     .saved_bytes = cross_entropy_saved_bytes,
     .floor_bytes = cross_entropy_floor_bytes,
 };

@@ -5,7 +5,8 @@
  *     tn_tensor *loss = tn_linear_cross_entropy(x, weight, target, TN_CROSS_ENTROPY(.ignore_index = 0));
  *
  * logits [.., v], target i64 [..]; x [.., d], weight [v, d]. The loss is a scalar of the logits' (x's) dtype: the mean over the targets
- * that are not ignore_index, and 0 with zero gradients where none is left. Any other target outside 0 .. v-1 is an error.
+ * that are not ignore_index, and 0 with zero gradients where none is left. Any other target outside 0 .. v-1 is an error; on CUDA, which
+ * is not waited for, it makes the loss NaN, and an error only in debug contexts.
  * Saved for backward, with s = 4 bytes (8 for f64): logits, target and two statistics a row: bytes(logits) + rows x (8 + 2s); or
  * x, weight, target and the statistics: bytes(x) + bytes(weight) + rows x (8 + 2s). */
 #ifndef TENON_CROSS_ENTROPY_H

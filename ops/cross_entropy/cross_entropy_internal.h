@@ -4,6 +4,10 @@
 #include "../../autograd/op.h"
 #include "cross_entropy.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 extern const tn_op_def tn_linear_cross_entropy_def;
 extern const tn_attr_def tn_cross_entropy_attrs[1];
 extern const tn_sample tn_cross_entropy_samples[];
@@ -14,6 +18,13 @@ tn_status tn_cross_entropy_backward_cpu(tn_op_call *call);
 tn_status tn_linear_cross_entropy_forward_cpu(tn_op_call *call);
 tn_status tn_linear_cross_entropy_backward_cpu(tn_op_call *call);
 size_t tn_linear_cross_entropy_workspace_cpu(const tn_op_call *call, bool backward);
+
+tn_status tn_cross_entropy_forward_cuda(tn_op_call *call);
+tn_status tn_cross_entropy_backward_cuda(tn_op_call *call);
+size_t tn_cross_entropy_workspace_cuda(const tn_op_call *call, bool backward);
+tn_status tn_linear_cross_entropy_forward_cuda(tn_op_call *call);
+tn_status tn_linear_cross_entropy_backward_cuda(tn_op_call *call);
+size_t tn_linear_cross_entropy_workspace_cuda(const tn_op_call *call, bool backward);
 
 /* target has one number for every row of `rows`. */
 bool tn_cross_entropy_check_target(tn_op_call *call, const tn_tensor *rows, const tn_tensor *target);
@@ -43,4 +54,7 @@ void tn_cross_entropy_gradient(tn_entropy_rows *rows, int threads);
 void tn_cross_entropy_store(tn_tensor *scalar, double value);
 double tn_cross_entropy_load(const tn_tensor *scalar);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -25,9 +25,9 @@ static int64_t dropout_floor_bytes(const tn_op_call *call, bool backward) {
     return backward && dropout_passes_gradient(call, 0) ? 0 : 2 * (int64_t)tn_bytes(call->in[0]);
 }
 
-static const tn_input_def dropout_inputs[] = {{.name = "x", .dtypes = TN_FLOATS, .doc = "any shape"}};
-static const tn_output_def dropout_outputs[] = {{"o", "like x"}};
-static const tn_attr_def dropout_attrs[] = {TN_ATTR(tn_dropout_args, p, TN_ATTR_FLOAT, "0.5", "probability of an element to be zeroed")};
+static const tn_input_def dropout_inputs[] = { { .name = "x", .dtypes = TN_FLOATS, .doc = "any shape" } };
+static const tn_output_def dropout_outputs[] = { { "o", "like x" } };
+static const tn_attr_def dropout_attrs[] = { TN_ATTR(tn_dropout_args, p, TN_ATTR_FLOAT, "0.5", "probability of an element to be zeroed") };
 
 static const tn_op_def dropout_def = {
     .name = "dropout",
@@ -45,15 +45,19 @@ static const tn_op_def dropout_def = {
     .check = dropout_check,
     .forward[TN_DEVICE_CPU] = tn_dropout_cpu,
     .backward[TN_DEVICE_CPU] = tn_dropout_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_dropout_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_dropout_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .passes_gradient = dropout_passes_gradient,
     .saved_bytes = dropout_saved_bytes,
     .floor_bytes = dropout_floor_bytes,
 };
 
-static const tn_op_def *const dropout_ops[] = {&dropout_def};
-const tn_op_family tn_family_dropout = {dropout_ops, TN_COUNT(dropout_ops)};
+static const tn_op_def *const dropout_ops[] = { &dropout_def };
+const tn_op_family tn_family_dropout = { dropout_ops, TN_COUNT(dropout_ops) };
 
 tn_tensor *tn_dropout(tn_tensor *x, tn_dropout_args args) {
     tn_tensor *o;

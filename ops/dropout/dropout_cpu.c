@@ -20,7 +20,7 @@ typedef struct tn_dropout_job {
 /* Sixteen blocks from `first` on, word by word, so that each word's lanes are a vector. */
 TN_INLINE void draw(uint64_t seed, uint64_t first, uint32_t words[4][TN_DROPOUT_BLOCKS]) {
     for (int lane = 0; lane < TN_DROPOUT_BLOCKS; lane++) {
-        tn_philox_block counter = {{(uint32_t)(first + (uint64_t)lane), (uint32_t)((first + (uint64_t)lane) >> 32), 0, 0}};
+        tn_philox_block counter = { { (uint32_t)(first + (uint64_t)lane), (uint32_t)((first + (uint64_t)lane) >> 32), 0, 0 } };
         tn_philox_block out = tn_philox(counter, (uint32_t)seed, (uint32_t)(seed >> 32));
         for (int word = 0; word < 4; word++) words[word][lane] = out.word[word];
     }
@@ -66,9 +66,15 @@ tn_status tn_dropout_cpu(tn_op_call *call) {
     else if (args->p == 1) memset(to->data, 0, tn_bytes(to));
     if (args->p == 0 || args->p == 1) return TN_OK;
 
-    tn_dropout_job job = {.dtype = from->dtype, .n = from->numel, .from = from->data, .to = to->data, .seed = args->seed,
-                          .block = args->counter / 2, .threshold = tn_dropout_threshold(args->p), .scale = 1 / (1 - args->p)};
-    static const tn_range_body bodies[3] = {[TN_F64] = drop_f64, [TN_F32] = drop_f32, [TN_BF16] = drop_bf16};
+    tn_dropout_job job = { .dtype = from->dtype,
+                           .n = from->numel,
+                           .from = from->data,
+                           .to = to->data,
+                           .seed = args->seed,
+                           .block = args->counter / 2,
+                           .threshold = tn_dropout_threshold(args->p),
+                           .scale = 1 / (1 - args->p) };
+    static const tn_range_body bodies[3] = { [TN_F64] = drop_f64, [TN_F32] = drop_f32, [TN_BF16] = drop_bf16 };
     int64_t groups = tn_chunk_count(from->numel, TN_DROPOUT_GROUP);
     tn_parallel_for(groups, tn_even_grain(groups, SMALLEST_GRAIN, 1, call->threads), bodies[from->dtype], &job, call->threads);
     return TN_OK;

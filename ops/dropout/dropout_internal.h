@@ -1,13 +1,22 @@
 #ifndef TENON_DROPOUT_INTERNAL_H
 #define TENON_DROPOUT_INTERNAL_H
 
-#include "dropout.h"
 #include "../../autograd/op.h"
+#include "dropout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 extern const tn_sample tn_dropout_samples[];
 
 /* Serves both passes: do goes through the same mask as x. */
 tn_status tn_dropout_cpu(tn_op_call *call);
+tn_status tn_dropout_cuda(tn_op_call *call);
+
+#ifdef __cplusplus
+}
+#endif
 
 /* The mask, on every device: elements come in groups of 64, and element e of group g is kept if word e / 16 of the Philox
  * block counter / 2 + 16 g + e % 16 is at least p 2^32. */

@@ -107,22 +107,22 @@ static int64_t floor_bytes(const tn_op_call *call, bool backward) {
 
 /* ---- descriptions ---- */
 
-static const tn_input_def unary_inputs[] = {{.name = "x", .flags = TN_INPUT_STRIDED, .dtypes = TN_FLOATS, .doc = "any shape"}};
+static const tn_input_def unary_inputs[] = { { .name = "x", .flags = TN_INPUT_STRIDED, .dtypes = TN_FLOATS, .doc = "any shape" } };
 static const tn_input_def binary_inputs[] = {
-    {.name = "a", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "any shape"},
-    {.name = "b", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with a's"},
+    { .name = "a", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "any shape" },
+    { .name = "b", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with a's" },
 };
 static const tn_input_def comparison_inputs[] = {
-    {.name = "a", .flags = TN_INPUT_STRIDED | TN_INPUT_NO_GRADIENT, .dtypes = TN_ANY_DTYPE, .doc = "any shape"},
-    {.name = "b", .flags = TN_INPUT_STRIDED | TN_INPUT_NO_GRADIENT, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with a's"},
+    { .name = "a", .flags = TN_INPUT_STRIDED | TN_INPUT_NO_GRADIENT, .dtypes = TN_ANY_DTYPE, .doc = "any shape" },
+    { .name = "b", .flags = TN_INPUT_STRIDED | TN_INPUT_NO_GRADIENT, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with a's" },
 };
 static const tn_input_def choice_inputs[] = {
-    {.name = "cond", .flags = TN_INPUT_STRIDED | TN_INPUT_NO_GRADIENT, .dtypes = TN_MASK(TN_BOOL) | TN_MASK(TN_U8), .doc = "any shape"},
-    {.name = "a", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with the others"},
-    {.name = "b", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with the others"},
+    { .name = "cond", .flags = TN_INPUT_STRIDED | TN_INPUT_NO_GRADIENT, .dtypes = TN_MASK(TN_BOOL) | TN_MASK(TN_U8), .doc = "any shape" },
+    { .name = "a", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with the others" },
+    { .name = "b", .flags = TN_INPUT_STRIDED, .dtypes = TN_ANY_DTYPE, .doc = "a shape that broadcasts with the others" },
 };
-static const tn_output_def unary_outputs[] = {{"o", "like x"}};
-static const tn_output_def other_outputs[] = {{"o", "the shape the inputs broadcast to"}};
+static const tn_output_def unary_outputs[] = { { "o", "like x" } };
+static const tn_output_def other_outputs[] = { { "o", "the shape the inputs broadcast to" } };
 
 static const tn_attr_def affine_attrs[] = {
     TN_ATTR(tn_affine_args, scale, TN_ATTR_FLOAT, "1", "x is multiplied by it"),
@@ -132,7 +132,7 @@ static const tn_attr_def clamp_attrs[] = {
     TN_ATTR(tn_clamp_args, low, TN_ATTR_FLOAT, "-inf", "the least value"),
     TN_ATTR(tn_clamp_args, high, TN_ATTR_FLOAT, "inf", "the greatest value"),
 };
-static const tn_attr_def pow_scalar_attrs[] = {TN_ATTR(tn_pow_scalar_args, exponent, TN_ATTR_FLOAT, NULL, "the exponent")};
+static const tn_attr_def pow_scalar_attrs[] = { TN_ATTR(tn_pow_scalar_args, exponent, TN_ATTR_FLOAT, NULL, "the exponent") };
 
 #define READS_none 0
 #define READS_pass 0
@@ -148,57 +148,61 @@ static const tn_attr_def pow_scalar_attrs[] = {TN_ATTR(tn_pow_scalar_args, expon
 #define PASSES_b false
 #define PASSES_ab false
 
-#define UNARY_OWN(op_name, op_doc, how, forward, reads_x, ...)                                                         \
-    [TN_INDEX_##op_name] = {.index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_UNARY, .reads = {READS_##reads_x}},
-#define NUMBERS_OWN(op_name, op_doc, how, forward, reads_x, ...)                                                       \
-    [TN_INDEX_##op_name] = {.index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_UNARY, .reads = {READS_##reads_x},     \
-                            .n_numbers = sizeof(tn_##op_name##_args) / sizeof(double)},
-#define BINARY_OWN(op_name, op_doc, how, forward, integers, reads_a, how_a, gradient_a, reads_b, ...)                  \
-    [TN_INDEX_##op_name] = {.index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_BINARY,                                \
-                            .reads = {READS_##reads_a, READS_##reads_b}, .passes = {PASSES_##reads_a, PASSES_##reads_b}},
-#define COMPARISON_OWN(op_name, op_doc, condition)                                                                     \
-    [TN_INDEX_##op_name] = {.index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_COMPARISON},
-#define CHOICE_OWN(op_name, op_doc, forward, integers, reads_a, gradient_a, reads_b, gradient_b)                       \
-    [TN_INDEX_##op_name] = {.index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_CHOICE, .reads = {0, READS_##reads_a, READS_##reads_b}},
+#define UNARY_OWN(op_name, op_doc, how, forward, reads_x, ...) \
+    [TN_INDEX_##op_name] = { .index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_UNARY, .reads = { READS_##reads_x } },
+#define NUMBERS_OWN(op_name, op_doc, how, forward, reads_x, ...) \
+    [TN_INDEX_##op_name] = { .index = TN_INDEX_##op_name,        \
+                             .kind = TN_ELEMENTWISE_UNARY,       \
+                             .reads = { READS_##reads_x },       \
+                             .n_numbers = sizeof(tn_##op_name##_args) / sizeof(double) },
+#define BINARY_OWN(op_name, op_doc, how, forward, integers, reads_a, how_a, gradient_a, reads_b, ...) \
+    [TN_INDEX_##op_name] = { .index = TN_INDEX_##op_name,                                             \
+                             .kind = TN_ELEMENTWISE_BINARY,                                           \
+                             .reads = { READS_##reads_a, READS_##reads_b },                           \
+                             .passes = { PASSES_##reads_a, PASSES_##reads_b } },
+#define COMPARISON_OWN(op_name, op_doc, condition) \
+    [TN_INDEX_##op_name] = { .index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_COMPARISON },
+#define CHOICE_OWN(op_name, op_doc, forward, integers, reads_a, gradient_a, reads_b, gradient_b) \
+    [TN_INDEX_##op_name] = { .index = TN_INDEX_##op_name, .kind = TN_ELEMENTWISE_CHOICE, .reads = { 0, READS_##reads_a, READS_##reads_b } },
 
-static const tn_elementwise_op own[TN_ELEMENTWISE_COUNT] = {
-    TN_UNARY_OPS(UNARY_OWN) TN_UNARY_OPS_WITH_NUMBERS(NUMBERS_OWN) TN_BINARY_OPS(BINARY_OWN)
-    TN_COMPARISON_OPS(COMPARISON_OWN) TN_CHOICE_OPS(CHOICE_OWN)
-};
+static const tn_elementwise_op own[TN_ELEMENTWISE_COUNT] = { TN_UNARY_OPS(UNARY_OWN) TN_UNARY_OPS_WITH_NUMBERS(NUMBERS_OWN) TN_BINARY_OPS(
+    BINARY_OWN) TN_COMPARISON_OPS(COMPARISON_OWN) TN_CHOICE_OPS(CHOICE_OWN) };
 
-#define COMMON(op_name, op_doc, op_inputs, op_outputs)                                                                 \
-    .name = #op_name, .family = "elementwise", .doc = op_doc, .own = &own[TN_INDEX_##op_name],                         \
-    .inputs = op_inputs, .n_inputs = TN_COUNT(op_inputs), .outputs = op_outputs, .n_outputs = 1,                       \
-    .forward[TN_DEVICE_CPU] = tn_elementwise_forward_cpu, .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,               \
-    .floor_bytes = floor_bytes, .samples = tn_elementwise_##op_name##_samples
-#define DIFFERENTIABLE                                                                                                 \
-    .flags = TN_OP_STRIDED_DOUT, .saved_bytes = saved_bytes, .workspace[TN_DEVICE_CPU] = tn_elementwise_workspace,                    \
-    .backward[TN_DEVICE_CPU] = tn_elementwise_backward_cpu, .backward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,            \
-    .passes_gradient = passes_gradient
+#define COMMON(op_name, op_doc, op_inputs, op_outputs)                                                                            \
+    .name = #op_name, .family = "elementwise", .doc = op_doc, .own = &own[TN_INDEX_##op_name], .inputs = op_inputs,               \
+    .n_inputs = TN_COUNT(op_inputs), .outputs = op_outputs, .n_outputs = 1, .forward[TN_DEVICE_CPU] = tn_elementwise_forward_cpu, \
+    .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE, .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_elementwise_forward_cuda),        \
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE, .floor_bytes = floor_bytes, .samples = tn_elementwise_##op_name##_samples
+#define DIFFERENTIABLE                                                                                                                  \
+    .flags = TN_OP_STRIDED_DOUT, .saved_bytes = saved_bytes, .workspace[TN_DEVICE_CPU] = tn_elementwise_workspace,                      \
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_elementwise_workspace_cuda), .backward[TN_DEVICE_CPU] = tn_elementwise_backward_cpu, \
+    .backward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE, .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_elementwise_backward_cuda),           \
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE, .passes_gradient = passes_gradient
 
-#define UNARY_DEF(op_name, op_doc, ...)                                                                                \
-    [TN_INDEX_##op_name] = {COMMON(op_name, op_doc, unary_inputs, unary_outputs), DIFFERENTIABLE, .check = unary_check},
-#define NUMBERS_DEF(op_name, op_doc, ...)                                                                              \
-    [TN_INDEX_##op_name] = {COMMON(op_name, op_doc, unary_inputs, unary_outputs), DIFFERENTIABLE, .check = unary_check, \
-                            .attrs = op_name##_attrs, .n_attrs = TN_COUNT(op_name##_attrs), .args_bytes = sizeof(tn_##op_name##_args)},
-#define BINARY_DEF(op_name, op_doc, ...)                                                                               \
-    [TN_INDEX_##op_name] = {COMMON(op_name, op_doc, binary_inputs, other_outputs), DIFFERENTIABLE, .check = pair_check},
-#define COMPARISON_DEF(op_name, op_doc, ...)                                                                           \
-    [TN_INDEX_##op_name] = {COMMON(op_name, op_doc, comparison_inputs, other_outputs), .check = pair_check,            \
-                            .flags = TN_OP_NOT_DIFFERENTIABLE},
-#define CHOICE_DEF(op_name, op_doc, ...)                                                                               \
-    [TN_INDEX_##op_name] = {COMMON(op_name, op_doc, choice_inputs, other_outputs), DIFFERENTIABLE, .check = choice_check},
+#define UNARY_DEF(op_name, op_doc, ...) \
+    [TN_INDEX_##op_name] = { COMMON(op_name, op_doc, unary_inputs, unary_outputs), DIFFERENTIABLE, .check = unary_check },
+#define NUMBERS_DEF(op_name, op_doc, ...)                                          \
+    [TN_INDEX_##op_name] = { COMMON(op_name, op_doc, unary_inputs, unary_outputs), \
+                             DIFFERENTIABLE,                                       \
+                             .check = unary_check,                                 \
+                             .attrs = op_name##_attrs,                             \
+                             .n_attrs = TN_COUNT(op_name##_attrs),                 \
+                             .args_bytes = sizeof(tn_##op_name##_args) },
+#define BINARY_DEF(op_name, op_doc, ...) \
+    [TN_INDEX_##op_name] = { COMMON(op_name, op_doc, binary_inputs, other_outputs), DIFFERENTIABLE, .check = pair_check },
+#define COMPARISON_DEF(op_name, op_doc, ...) \
+    [TN_INDEX_##                             \
+        op_name] = { COMMON(op_name, op_doc, comparison_inputs, other_outputs), .check = pair_check, .flags = TN_OP_NOT_DIFFERENTIABLE },
+#define CHOICE_DEF(op_name, op_doc, ...) \
+    [TN_INDEX_##op_name] = { COMMON(op_name, op_doc, choice_inputs, other_outputs), DIFFERENTIABLE, .check = choice_check },
 
-static const tn_op_def defs[TN_ELEMENTWISE_COUNT] = {
-    TN_UNARY_OPS(UNARY_DEF) TN_UNARY_OPS_WITH_NUMBERS(NUMBERS_DEF) TN_BINARY_OPS(BINARY_DEF) TN_COMPARISON_OPS(COMPARISON_DEF)
-    TN_CHOICE_OPS(CHOICE_DEF)
-};
+static const tn_op_def defs[TN_ELEMENTWISE_COUNT] = { TN_UNARY_OPS(UNARY_DEF) TN_UNARY_OPS_WITH_NUMBERS(NUMBERS_DEF) TN_BINARY_OPS(
+    BINARY_DEF) TN_COMPARISON_OPS(COMPARISON_DEF) TN_CHOICE_OPS(CHOICE_DEF) };
 
 #define ADDRESS(op_name, ...) &defs[TN_INDEX_##op_name],
-static const tn_op_def *const ops[TN_ELEMENTWISE_COUNT] = {
-    TN_UNARY_OPS(ADDRESS) TN_UNARY_OPS_WITH_NUMBERS(ADDRESS) TN_BINARY_OPS(ADDRESS) TN_COMPARISON_OPS(ADDRESS) TN_CHOICE_OPS(ADDRESS)
-};
-const tn_op_family tn_family_elementwise = {ops, TN_ELEMENTWISE_COUNT};
+static const tn_op_def *const ops[TN_ELEMENTWISE_COUNT] = { TN_UNARY_OPS(ADDRESS) TN_UNARY_OPS_WITH_NUMBERS(ADDRESS) TN_BINARY_OPS(ADDRESS)
+                                                                TN_COMPARISON_OPS(ADDRESS) TN_CHOICE_OPS(ADDRESS) };
+const tn_op_family tn_family_elementwise = { ops, TN_ELEMENTWISE_COUNT };
 
 /* ---- public calls ---- */
 
@@ -207,10 +211,10 @@ static tn_tensor *apply(int index, tn_tensor *const *in, int n_in, const void *a
     return tn_apply(&defs[index], in, n_in, args, &o);
 }
 
-#define UNARY_CALL(op_name, ...)                                                                                       \
+#define UNARY_CALL(op_name, ...) \
     tn_tensor *tn_##op_name(tn_tensor *x) { return apply(TN_INDEX_##op_name, &x, 1, NULL); }
-#define PAIR_CALL(op_name, ...)                                                                                        \
-    tn_tensor *tn_##op_name(tn_tensor *a, tn_tensor *b) { return apply(TN_INDEX_##op_name, (tn_tensor *[]){a, b}, 2, NULL); }
+#define PAIR_CALL(op_name, ...) \
+    tn_tensor *tn_##op_name(tn_tensor *a, tn_tensor *b) { return apply(TN_INDEX_##op_name, (tn_tensor *[]){ a, b }, 2, NULL); }
 
 TN_UNARY_OPS(UNARY_CALL)
 TN_BINARY_OPS(PAIR_CALL)
@@ -220,5 +224,5 @@ tn_tensor *tn_affine(tn_tensor *x, tn_affine_args args) { return apply(TN_INDEX_
 tn_tensor *tn_add_scalar(tn_tensor *x, double scalar) { return tn_affine(x, TN_AFFINE(.shift = scalar)); }
 tn_tensor *tn_mul_scalar(tn_tensor *x, double scalar) { return tn_affine(x, TN_AFFINE(.scale = scalar)); }
 tn_tensor *tn_clamp(tn_tensor *x, tn_clamp_args args) { return apply(TN_INDEX_clamp, &x, 1, &args); }
-tn_tensor *tn_pow_scalar(tn_tensor *x, double exponent) { return apply(TN_INDEX_pow_scalar, &x, 1, &(tn_pow_scalar_args){exponent}); }
-tn_tensor *tn_where(tn_tensor *cond, tn_tensor *a, tn_tensor *b) { return apply(TN_INDEX_where, (tn_tensor *[]){cond, a, b}, 3, NULL); }
+tn_tensor *tn_pow_scalar(tn_tensor *x, double exponent) { return apply(TN_INDEX_pow_scalar, &x, 1, &(tn_pow_scalar_args){ exponent }); }
+tn_tensor *tn_where(tn_tensor *cond, tn_tensor *a, tn_tensor *b) { return apply(TN_INDEX_where, (tn_tensor *[]){ cond, a, b }, 3, NULL); }

@@ -5,9 +5,9 @@
 
 /* ---- what the lists' expressions mean for a float, a vector of them, and a double ---- */
 
-#define FOR_TYPE(x, f32, lanes, f64) _Generic((x), float: f32, tn_vf: lanes, double: f64)
-#define FOR_LANES(x, lanes, f64) _Generic((x), tn_vf: lanes, double: f64)
-#define FOR_ONE(x, f32, f64) _Generic((x), float: f32, double: f64)
+#define FOR_TYPE(x, f32, lanes, f64) _Generic((x), float : f32, tn_vf : lanes, double : f64)
+#define FOR_LANES(x, lanes, f64) _Generic((x), tn_vf : lanes, double : f64)
+#define FOR_ONE(x, f32, f64) _Generic((x), float : f32, double : f64)
 #define ABS(x) FOR_ONE(x, fabsf, fabs)(x)
 #define SQRT(x) FOR_ONE(x, sqrtf, sqrt)(x)
 #define POW(a, b) FOR_ONE(a, powf, pow)(a, b)
@@ -20,7 +20,7 @@
 #define ACT(act, x) FOR_LANES(x, tn_vf_act, tn_f64_act)(act, x)
 #define SOFTPLUS(x) FOR_LANES(x, lanes_softplus, f64_softplus)(x)
 #define POWER(x, exponent) FOR_LANES(x, lanes_power, f64_power)(x, exponent)
-#define WRAP(a, operator, b) (int64_t)((uint64_t)a operator (uint64_t)b)
+#define WRAP(a, operator, b) (int64_t)((uint64_t)a operator(uint64_t) b)
 #define QUOTIENT(a, b) (b == 0 ? 0 : b == -1 ? WRAP(0, -, a) : a / b)
 
 /* max(x, 0) + ln(1 + e^-|x|) */
@@ -72,62 +72,55 @@ TN_INLINE double f64_power(double x, double exponent) { return exponent == 2 ? x
 #define GET_I64(name, k) const int64_t name UNUSED = name##s[i];
 #define GET_LANES(name, k) const tn_vf name = tn_vf_load_part(name##s + i, n - i);
 
-#define F32_loop(kernel, operands, expression)                                                                                 \
-    TN_SIMD_CLONES static void kernel(const tn_panel *panel) {                                                                 \
-        const float p0 UNUSED = (float)panel->numbers[0], p1 UNUSED = (float)panel->numbers[1], zero UNUSED = 0,              \
-                    one UNUSED = 1, half UNUSED = 0.5f;                                                                        \
-        float *restrict to = panel->to;                                                                                        \
-        int64_t n = panel->n;                                                                                                  \
-        operands(POINT_F32) for (int64_t i = 0; i < n; i++) {                                                                  \
-            operands(GET_F32) to[i] = expression;                                                                              \
-        }                                                                                                                      \
+#define F32_loop(kernel, operands, expression)                                                                                   \
+    TN_SIMD_CLONES static void kernel(const tn_panel *panel) {                                                                   \
+        const float p0 UNUSED = (float)panel->numbers[0], p1 UNUSED = (float)panel->numbers[1], zero UNUSED = 0, one UNUSED = 1, \
+                       half UNUSED = 0.5f;                                                                                       \
+        float *restrict to = panel->to;                                                                                          \
+        int64_t n = panel->n;                                                                                                    \
+        operands(POINT_F32) for (int64_t i = 0; i < n; i++) { operands(GET_F32) to[i] = expression; }                            \
     }
-#define F32_lanes(kernel, operands, expression)                                                                                \
-    TN_SIMD_CLONES static void kernel(const tn_panel *panel) {                                                                 \
-        const double s0 UNUSED = panel->numbers[0];                                                                            \
-        const tn_vf p0 UNUSED = tn_vf_set((float)s0), zero UNUSED = tn_vf_zero();                                              \
-        float *restrict to = panel->to;                                                                                        \
-        int64_t n = panel->n;                                                                                                  \
-        operands(POINT_F32) for (int64_t i = 0; i < n; i += TN_VF_LANES) {                                                     \
-            operands(GET_LANES) tn_vf_store_part(to + i, expression, n - i);                                                   \
-        }                                                                                                                      \
+#define F32_lanes(kernel, operands, expression)                                   \
+    TN_SIMD_CLONES static void kernel(const tn_panel *panel) {                    \
+        const double s0 UNUSED = panel->numbers[0];                               \
+        const tn_vf p0 UNUSED = tn_vf_set((float)s0), zero UNUSED = tn_vf_zero(); \
+        float *restrict to = panel->to;                                           \
+        int64_t n = panel->n;                                                     \
+        operands(POINT_F32) for (int64_t i = 0; i < n; i += TN_VF_LANES) {        \
+            operands(GET_LANES) tn_vf_store_part(to + i, expression, n - i);      \
+        }                                                                         \
     }
-#define F64_PANEL(kernel, operands, expression)                                                                                \
-    static void kernel(const tn_panel *panel) {                                                                                \
-        const double s0 UNUSED = panel->numbers[0], p0 UNUSED = s0, p1 UNUSED = panel->numbers[1], zero UNUSED = 0,            \
-                     one UNUSED = 1, half UNUSED = 0.5;                                                                        \
-        double *restrict to = panel->to;                                                                                       \
-        int64_t n = panel->n;                                                                                                  \
-        operands(POINT_F64) for (int64_t i = 0; i < n; i++) {                                                                  \
-            operands(GET_F64) to[i] = expression;                                                                              \
-        }                                                                                                                      \
+#define F64_PANEL(kernel, operands, expression)                                                                                     \
+    static void kernel(const tn_panel *panel) {                                                                                     \
+        const double s0 UNUSED = panel->numbers[0], p0 UNUSED = s0, p1 UNUSED = panel->numbers[1], zero UNUSED = 0, one UNUSED = 1, \
+                        half UNUSED = 0.5;                                                                                          \
+        double *restrict to = panel->to;                                                                                            \
+        int64_t n = panel->n;                                                                                                       \
+        operands(POINT_F64) for (int64_t i = 0; i < n; i++) { operands(GET_F64) to[i] = expression; }                               \
     }
-#define I64_PANEL(kernel, operands, expression)                                                                                \
-    static void kernel(const tn_panel *panel) {                                                                                \
-        int64_t *restrict to = panel->to;                                                                                      \
-        operands(POINT_I64) for (int64_t i = 0; i < panel->n; i++) {                                                           \
-            operands(GET_I64) to[i] = expression;                                                                              \
-        }                                                                                                                      \
+#define I64_PANEL(kernel, operands, expression)                                                              \
+    static void kernel(const tn_panel *panel) {                                                              \
+        int64_t *restrict to = panel->to;                                                                    \
+        operands(POINT_I64) for (int64_t i = 0; i < panel->n; i++) { operands(GET_I64) to[i] = expression; } \
     }
-#define FLOAT_PANELS(kernel, operands, how, expression)                                                                        \
-    F32_##how(kernel##_f32, operands, expression)                                                                              \
-    F64_PANEL(kernel##_f64, operands, expression)
+#define FLOAT_PANELS(kernel, operands, how, expression) \
+    F32_##how(kernel##_f32, operands, expression) F64_PANEL(kernel##_f64, operands, expression)
 
-#define UNARY_KERNELS(name, doc, how, forward, reads, how_gradient, gradient)                                                  \
-    FLOAT_PANELS(name##_forward, OPERANDS_of_x, how, forward)                                                                  \
+#define UNARY_KERNELS(name, doc, how, forward, reads, how_gradient, gradient) \
+    FLOAT_PANELS(name##_forward, OPERANDS_of_x, how, forward)                 \
     FLOAT_PANELS(name##_gradient, OPERANDS_##reads, how_gradient, gradient)
-#define BINARY_KERNELS(name, doc, how, forward, forward_i64, reads_a, how_a, gradient_a, reads_b, how_b, gradient_b)           \
-    FLOAT_PANELS(name##_forward, OPERANDS_of_ab, how, forward)                                                                 \
-    I64_PANEL(name##_forward_i64, OPERANDS_of_ab, forward_i64)                                                                 \
-    FLOAT_PANELS(name##_gradient_a, OPERANDS_##reads_a, how_a, gradient_a)                                                     \
+#define BINARY_KERNELS(name, doc, how, forward, forward_i64, reads_a, how_a, gradient_a, reads_b, how_b, gradient_b) \
+    FLOAT_PANELS(name##_forward, OPERANDS_of_ab, how, forward)                                                       \
+    I64_PANEL(name##_forward_i64, OPERANDS_of_ab, forward_i64)                                                       \
+    FLOAT_PANELS(name##_gradient_a, OPERANDS_##reads_a, how_a, gradient_a)                                           \
     FLOAT_PANELS(name##_gradient_b, OPERANDS_##reads_b, how_b, gradient_b)
-#define COMPARISON_KERNELS(name, doc, condition)                                                                               \
-    FLOAT_PANELS(name##_forward, OPERANDS_of_ab, loop, SELECT(condition, one, zero))                                           \
+#define COMPARISON_KERNELS(name, doc, condition)                                     \
+    FLOAT_PANELS(name##_forward, OPERANDS_of_ab, loop, SELECT(condition, one, zero)) \
     I64_PANEL(name##_forward_i64, OPERANDS_of_ab, (condition))
-#define CHOICE_KERNELS(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b)                              \
-    FLOAT_PANELS(name##_forward, OPERANDS_of_cond, loop, forward)                                                              \
-    I64_PANEL(name##_forward_i64, OPERANDS_of_cond, forward_i64)                                                               \
-    FLOAT_PANELS(name##_gradient_a, OPERANDS_##reads_a, loop, gradient_a)                                                      \
+#define CHOICE_KERNELS(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b) \
+    FLOAT_PANELS(name##_forward, OPERANDS_of_cond, loop, forward)                                 \
+    I64_PANEL(name##_forward_i64, OPERANDS_of_cond, forward_i64)                                  \
+    FLOAT_PANELS(name##_gradient_a, OPERANDS_##reads_a, loop, gradient_a)                         \
     FLOAT_PANELS(name##_gradient_b, OPERANDS_##reads_b, loop, gradient_b)
 
 TN_UNARY_OPS(UNARY_KERNELS)
@@ -141,18 +134,18 @@ typedef struct tn_elementwise_kernels {
     tn_panel_function gradient[TN_ELEMENTWISE_MAX_IN][2]; /* by input, then f64, f32 */
 } tn_elementwise_kernels;
 
-#define UNARY_ROW(name, ...)                                                                                                   \
-    [TN_INDEX_##name] = {{name##_forward_f64, name##_forward_f32, NULL}, {{name##_gradient_f64, name##_gradient_f32}}},
-#define FORWARD_ROW(name) {name##_forward_f64, name##_forward_f32, name##_forward_i64}
-#define PAIR_ROW(name) {name##_gradient_a_f64, name##_gradient_a_f32}, {name##_gradient_b_f64, name##_gradient_b_f32}
-#define BINARY_ROW(name, ...) [TN_INDEX_##name] = {FORWARD_ROW(name), {PAIR_ROW(name)}},
-#define COMPARISON_ROW(name, ...) [TN_INDEX_##name] = {FORWARD_ROW(name), {{NULL}}},
-#define CHOICE_ROW(name, ...) [TN_INDEX_##name] = {FORWARD_ROW(name), {{NULL}, PAIR_ROW(name)}},
+#define UNARY_ROW(name, ...) \
+    [TN_INDEX_##name] = { { name##_forward_f64, name##_forward_f32, NULL }, { { name##_gradient_f64, name##_gradient_f32 } } },
+#define FORWARD_ROW(name) \
+    { name##_forward_f64, name##_forward_f32, name##_forward_i64 }
+#define PAIR_ROW(name) \
+    { name##_gradient_a_f64, name##_gradient_a_f32 }, { name##_gradient_b_f64, name##_gradient_b_f32 }
+#define BINARY_ROW(name, ...) [TN_INDEX_##name] = { FORWARD_ROW(name), { PAIR_ROW(name) } },
+#define COMPARISON_ROW(name, ...) [TN_INDEX_##name] = { FORWARD_ROW(name), { { NULL } } },
+#define CHOICE_ROW(name, ...) [TN_INDEX_##name] = { FORWARD_ROW(name), { { NULL }, PAIR_ROW(name) } },
 
-static const tn_elementwise_kernels kernels[TN_ELEMENTWISE_COUNT] = {
-    TN_UNARY_OPS(UNARY_ROW) TN_UNARY_OPS_WITH_NUMBERS(UNARY_ROW) TN_BINARY_OPS(BINARY_ROW) TN_COMPARISON_OPS(COMPARISON_ROW)
-    TN_CHOICE_OPS(CHOICE_ROW)
-};
+static const tn_elementwise_kernels kernels[TN_ELEMENTWISE_COUNT] = { TN_UNARY_OPS(UNARY_ROW) TN_UNARY_OPS_WITH_NUMBERS(
+    UNARY_ROW) TN_BINARY_OPS(BINARY_ROW) TN_COMPARISON_OPS(COMPARISON_ROW) TN_CHOICE_OPS(CHOICE_ROW) };
 
 /* ---- passes ---- */
 

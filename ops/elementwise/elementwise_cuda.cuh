@@ -76,7 +76,9 @@ __device__ __forceinline__ float log1p_of_fraction(float y) {
 __device__ __forceinline__ double log1p_of_fraction(double y) { return log1p(y); }
 
 /* max(x, 0) + ln(1 + e^-|x|) */
-template <typename W> __device__ __forceinline__ W softplus_of(W x) { return (x < 0 ? (W)0 : x) + log1p_of_fraction(tn_exp_of(-magnitude_of(x))); }
+template <typename W> __device__ __forceinline__ W softplus_of(W x) {
+    return (x < 0 ? (W)0 : x) + log1p_of_fraction(tn_exp_of(-magnitude_of(x)));
+}
 
 /* The places of operands: forward by input; gradients read d first, then what was saved. */
 #define OPERANDS_of_x(GET) GET(x, 0)
@@ -138,24 +140,40 @@ struct operand {
     bool absent; /* not read */
 };
 
-/* Up to 16 bytes as they lie in memory, so that loads can be under way before anything is made of them. */
+template <typename E, int n> struct alignas(n * sizeof(E)) group {
+    E at[n];
+};
+
+/* A group as it lies in memory, up to 16 bytes; of a repeated element only the first place is filled. No register is touched after its
+ * load, so that loads that follow need not wait. */
 template <typename E, int n> __device__ __forceinline__ uint4 load_raw(const operand &from, int64_t offset) {
+    typedef typename std::conditional<sizeof(E) == 2, uint16_t, uint8_t>::type narrow_bits;
+    typedef typename std::conditional<sizeof(E) == 4, uint32_t, narrow_bits>::type bits;
     const E *at = (const E *)from.data + offset;
     uint4 raw = {};
-    if (from.splat) memcpy(&raw, at, sizeof(E));
-    else if constexpr (n * sizeof(E) == 16) raw = *reinterpret_cast<const uint4 *>(at);
-    else if constexpr (n * sizeof(E) == 8) *reinterpret_cast<uint2 *>(&raw) = *reinterpret_cast<const uint2 *>(at);
-    else raw.x = *reinterpret_cast<const uint32_t *>(at);
+    if (from.splat) {
+        raw.x = *reinterpret_cast<const bits *>(at);
+    } else if constexpr (n * sizeof(E) == 16) {
+        raw = *reinterpret_cast<const uint4 *>(at);
+    } else if constexpr (n * sizeof(E) == 8) {
+        uint2 half = *reinterpret_cast<const uint2 *>(at);
+        raw.x = half.x, raw.y = half.y;
+    } else {
+        raw.x = *reinterpret_cast<const uint32_t *>(at);
+    }
     return raw;
+}
+template <typename E, int n> __device__ __forceinline__ void store_group(E *to, int64_t at, const group<E, n> &values) {
+    if constexpr (sizeof values == 16) ((uint4 *)to)[at] = *reinterpret_cast<const uint4 *>(&values);
+    else if constexpr (sizeof values == 8) ((uint2 *)to)[at] = *reinterpret_cast<const uint2 *>(&values);
+    else ((uint32_t *)to)[at] = *reinterpret_cast<const uint32_t *>(&values);
 }
 
 __device__ __forceinline__ float widened(float x) { return x; }
 __device__ __forceinline__ float widened(tn_cuda_bf16 x) { return tn_widen(x); }
 __device__ __forceinline__ float widened(uint8_t x) { return x; }
-
-template <typename E, int n> struct alignas(n * sizeof(E)) group {
-    E at[n];
-};
+template <typename T> __device__ __forceinline__ T narrowed(float x) { return tn_narrow<T>(x); }
+template <> __device__ __forceinline__ uint8_t narrowed<uint8_t>(float x) { return x != 0; }
 
 template <typename E, int n> __device__ __forceinline__ float element_of(const uint4 &raw, int j, bool splat) {
     group<E, n> values;
@@ -163,8 +181,23 @@ template <typename E, int n> __device__ __forceinline__ float element_of(const u
     return widened(splat ? values.at[0] : values.at[j]);
 }
 
-template <typename T> __device__ __forceinline__ T narrowed(float x) { return tn_narrow<T>(x); }
-template <> __device__ __forceinline__ uint8_t narrowed<uint8_t>(float x) { return x != 0; }
+/* What packed kernels are made for is a type Op with
+ *     n_in        operands
+ *     groups      of each that a thread has in flight
+ *     cond        the operand that is bytes, or -1
+ *     n_out, out<T>, value<k>(in, numbers)        the outputs */
+template <typename Op, typename T> __device__ __forceinline__ void load_groups(const operand *from, const int64_t *offset, uint4 *raw) {
+    const int n = tn_pack<T>::n;
+#pragma unroll
+    for (int k = 0; k < Op::n_in; k++)
+        if (!from[k].absent) raw[k] = k == Op::cond ? load_raw<uint8_t, n>(from[k], offset[k]) : load_raw<T, n>(from[k], offset[k]);
+}
+template <typename Op, typename T> __device__ __forceinline__ void elements_of(const operand *from, const uint4 *raw, int j, float *in) {
+    const int n = tn_pack<T>::n;
+#pragma unroll
+    for (int k = 0; k < Op::n_in; k++)
+        in[k] = k == Op::cond ? element_of<uint8_t, n>(raw[k], j, from[k].splat) : element_of<T, n>(raw[k], j, from[k].splat);
+}
 
 /* One element of any dtype, as what is computed in. */
 template <typename W> __device__ __forceinline__ W load_any(const operand &from, int64_t offset) {
@@ -184,7 +217,8 @@ template <typename W> __device__ __forceinline__ void store_any(void *to, int dt
     else if constexpr (std::is_floating_point<W>::value) {
         if (dtype == TN_F64) ((double *)to)[at] = (double)value;
         else if (dtype == TN_F32) ((float *)to)[at] = (float)value;
-        else ((tn_cuda_bf16 *)to)[at] = std::is_same<W, double>::value ? __double2bfloat16((double)value) : __float2bfloat16_rn((float)value);
+        else if (std::is_same<W, double>::value) ((tn_cuda_bf16 *)to)[at] = __double2bfloat16((double)value);
+        else ((tn_cuda_bf16 *)to)[at] = __float2bfloat16_rn((float)value);
     } else {
         if (dtype == TN_I64) ((int64_t *)to)[at] = value;
         else if (dtype == TN_I32) ((int32_t *)to)[at] = (int32_t)value;
@@ -193,22 +227,60 @@ template <typename W> __device__ __forceinline__ void store_any(void *to, int dt
 }
 
 /* Where item i of a nest lies in each operand. Packed kernels are only run where 32 bits count the items of several axes. */
-template <int Operands> __device__ __forceinline__ void offsets_of_group(const tn_nest &nest, int64_t i, int64_t *offset) {
-    if (nest.axes == 1) {
+template <int Operands, typename Index> __device__ __forceinline__ void offsets_of(const tn_nest &nest, Index i, int64_t *offset) {
 #pragma unroll
-        for (int k = 0; k < Operands; k++) offset[k] = i * nest.stride[k][0];
-    } else {
-        tn_nest_offsets<Operands, uint32_t>(nest, (uint32_t)i, offset);
+    for (int k = 0; k < Operands; k++) offset[k] = 0;
+#pragma unroll 1
+    for (int axis = nest.axes - 1; axis > 0; axis--) {
+        Index size = (Index)nest.shape[axis], outer = i / size, at = i - outer * size;
+#pragma unroll
+        for (int k = 0; k < Operands; k++) offset[k] += (int64_t)at * nest.stride[k][axis];
+        i = outer;
     }
+#pragma unroll
+    for (int k = 0; k < Operands; k++) offset[k] += (int64_t)i * nest.stride[k][0];
+}
+template <int Operands> __device__ __forceinline__ void offsets_of_group(const tn_nest &nest, int64_t i, int64_t *offset) {
+    if (nest.axes > 1) return offsets_of<Operands, uint32_t>(nest, (uint32_t)i, offset);
+#pragma unroll
+    for (int k = 0; k < Operands; k++) offset[k] = i * nest.stride[k][0];
 }
 template <int Operands> __device__ __forceinline__ void offsets_of_element(const tn_nest &nest, int64_t i, int64_t *offset) {
     if (nest.axes == 1 || nest.numel <= UINT32_MAX) offsets_of_group<Operands>(nest, i, offset);
-    else tn_nest_offsets<Operands, int64_t>(nest, i, offset);
+    else offsets_of<Operands, int64_t>(nest, i, offset);
+}
+
+/* Both gradients of an op of two operands; in[] is d and the operands, or d and cond. */
+#define GRADIENTS_OP(name, groups_in_flight, inputs, cond_at)                                                          \
+    struct name##_gradients {                                                                                          \
+        static constexpr int n_in = inputs, n_out = 2, groups = groups_in_flight, cond = cond_at;                      \
+        template <typename T> using out = T;                                                                           \
+        template <int k> static __device__ __forceinline__ float value(const float *in, const float *numbers) {        \
+            return k == 0 ? name##_gradient_a(in, numbers) : name##_gradient_b(in, numbers);                           \
+        }                                                                                                              \
+    };
+#define BINARY_GRADIENTS_OP(name, doc, how, forward, forward_i64, reads_a, how_a, gradient_a, reads_b, how_b, gradient_b) \
+    GRADIENTS_OP(name, GROUPS_##how_b, 3, -1)
+#define CHOICE_GRADIENTS_OP(name, ...) GRADIENTS_OP(name, GROUPS_loop, 2, 1)
+TN_BINARY_OPS(BINARY_GRADIENTS_OP)
+TN_CHOICE_OPS(CHOICE_GRADIENTS_OP)
+
+/* The same by number, for plain kernels. */
+#define PAIR_GRADIENT_CASE(name, ...) \
+    case TN_INDEX_##name: return k == 0 ? name##_gradient_a(in, numbers) : name##_gradient_b(in, numbers);
+template <typename W> __device__ __forceinline__ W pair_gradient(int op, int k, const W *in, const W *numbers) {
+    switch (op) {
+        TN_BINARY_OPS(PAIR_GRADIENT_CASE)
+        TN_CHOICE_OPS(PAIR_GRADIENT_CASE)
+    }
+    return 0;
 }
 
 /* ---- operands, on the host ---- */
 
-static inline operand operand_of(const tn_tensor *t, int dtype) { return operand{t ? t->data : NULL, t ? (int)t->dtype : dtype, false, !t}; }
+static inline operand operand_of(const tn_tensor *t, int dtype) {
+    return operand{t ? t->data : NULL, t ? (int)t->dtype : dtype, false, !t};
+}
 
 /* t's strides within `shape`, to which it broadcasts; NULL steps nowhere. */
 static inline void strides_within(const tn_shape *shape, const tn_tensor *t, int64_t *stride) {
@@ -235,6 +307,8 @@ static inline bool make_groups(tn_nest *inner, const tn_nest *outer, operand *in
     int n = 16 / (int)tn_dtype_size((tn_dtype)dtype), last = inner->axes - 1;
     int64_t left = inner->shape[last] % n;
     if (left && (!tail || inner->axes > 1)) return false;
+    if (inner->axes > 1 && inner->numel / n > UINT32_MAX) return false;
+    if (outer && outer->axes > 1 && outer->numel > UINT32_MAX) return false;
     for (int k = 0; k < n_in; k++) {
         if (in[k].absent) continue;
         if (k != cond && in[k].dtype != dtype) return false;
@@ -251,7 +325,7 @@ static inline bool make_groups(tn_nest *inner, const tn_nest *outer, operand *in
     inner->shape[last] /= n;
     inner->numel /= n;
     for (int k = 0; k < n_in; k++) inner->stride[k][last] *= n;
-    return (inner->axes == 1 || inner->numel <= UINT32_MAX) && (!outer || outer->axes == 1 || outer->numel <= UINT32_MAX);
+    return true;
 }
 
 static inline void read_numbers(const tn_op_call *call, double numbers[2]) {
@@ -264,6 +338,23 @@ static inline void read_numbers(const tn_op_call *call, double numbers[2]) {
 /* Which operand of `where` is bytes beside f32 or bf16: in a gradient d stands before it. */
 static inline int cond_place(const tn_op_call *call, bool gradient) {
     return tn_elementwise_of(call)->kind == TN_ELEMENTWISE_CHOICE ? (gradient ? 1 : 0) : -1;
+}
+
+/* The gradient functions' number for input i: 0 or 1. */
+static inline int gradient_place(const tn_op_call *call, int i) {
+    return tn_elementwise_of(call)->kind == TN_ELEMENTWISE_CHOICE ? i - 1 : i;
+}
+
+/* What the gradients of the inputs in `inputs` read, each in its place. */
+static inline void gradient_operands(const tn_op_call *call, unsigned inputs, const tn_tensor **in, operand *operands) {
+    const tn_elementwise_op *op = tn_elementwise_of(call);
+    unsigned reads = 0;
+    for (int i = 0; i < call->n_in; i++)
+        if (inputs >> i & 1) reads |= op->reads[i];
+    in[0] = call->dout[0];
+    in[1] = reads & TN_READS_OUT ? call->out[0] : reads & TN_READS_IN0 ? call->in[0] : NULL;
+    in[2] = reads & TN_READS_IN1 ? call->in[1] : NULL;
+    for (int k = 0; k < MAX_IN; k++) operands[k] = operand_of(in[k], in[0]->dtype);
 }
 
 static inline bool packs_allowed(const tn_op_call *call, tn_dtype dtype) {

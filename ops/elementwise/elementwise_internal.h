@@ -1,9 +1,13 @@
 #ifndef TENON_ELEMENTWISE_INTERNAL_H
 #define TENON_ELEMENTWISE_INTERNAL_H
 
+#include "../../autograd/op.h"
 #include "elementwise.h"
 #include "elementwise_list.h"
-#include "../../autograd/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define TN_ELEMENTWISE_MAX_IN 3
 
@@ -30,19 +34,28 @@ typedef struct tn_elementwise_op {
 #define TN_INDEX_OF(name, ...) TN_INDEX_##name,
 enum {
     TN_UNARY_OPS(TN_INDEX_OF) TN_UNARY_OPS_WITH_NUMBERS(TN_INDEX_OF) TN_BINARY_OPS(TN_INDEX_OF) TN_COMPARISON_OPS(TN_INDEX_OF)
-    TN_CHOICE_OPS(TN_INDEX_OF) TN_ELEMENTWISE_COUNT
+        TN_CHOICE_OPS(TN_INDEX_OF) TN_ELEMENTWISE_COUNT
 };
 #undef TN_INDEX_OF
 
-static inline const tn_elementwise_op *tn_elementwise_of(const tn_op_call *call) { return call->op->own; }
+static inline const tn_elementwise_op *tn_elementwise_of(const tn_op_call *call) { return (const tn_elementwise_op *)call->op->own; }
 
 tn_status tn_elementwise_forward_cpu(tn_op_call *call);
 tn_status tn_elementwise_backward_cpu(tn_op_call *call);
 size_t tn_elementwise_workspace(const tn_op_call *call, bool backward);
 
+tn_status tn_elementwise_forward_cuda(tn_op_call *call);
+tn_status tn_elementwise_backward_cuda(tn_op_call *call);
+size_t tn_elementwise_workspace_cuda(const tn_op_call *call, bool backward);
+/* The gradient of input i, which was repeated. Of the inputs in `others`, which were not, *made says whose gradients came with it. */
+tn_status tn_elementwise_sum_gradient_cuda(tn_op_call *call, int i, unsigned others, unsigned *made);
+
 #define TN_SAMPLES_OF(name, ...) extern const tn_sample tn_elementwise_##name##_samples[];
-TN_UNARY_OPS(TN_SAMPLES_OF) TN_UNARY_OPS_WITH_NUMBERS(TN_SAMPLES_OF) TN_BINARY_OPS(TN_SAMPLES_OF)
-TN_COMPARISON_OPS(TN_SAMPLES_OF) TN_CHOICE_OPS(TN_SAMPLES_OF)
+TN_UNARY_OPS(TN_SAMPLES_OF)
+TN_UNARY_OPS_WITH_NUMBERS(TN_SAMPLES_OF) TN_BINARY_OPS(TN_SAMPLES_OF) TN_COMPARISON_OPS(TN_SAMPLES_OF) TN_CHOICE_OPS(TN_SAMPLES_OF)
 #undef TN_SAMPLES_OF
 
+#ifdef __cplusplus
+}
+#endif
 #endif

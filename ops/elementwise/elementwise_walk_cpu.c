@@ -14,7 +14,7 @@
 #define SPLIT_TASKS 64
 #define FETCHED_BYTES 1024
 
-static const size_t compute_bytes[TN_COMPUTE_COUNT] = {sizeof(double), sizeof(float), sizeof(int64_t)};
+static const size_t compute_bytes[TN_COMPUTE_COUNT] = { sizeof(double), sizeof(float), sizeof(int64_t) };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -31,22 +31,22 @@ TN_SIMD_CLONES static void narrow_bf16(tn_bf16 *to, const float *from, int64_t n
 #define IS_SET(v) ((v) != 0)
 
 /* Reads n elements `stride` apart as the type that is computed in. */
-#define READ(name, type, from_type, convert)                                                                           \
-    static void name(void *to, const void *from, int64_t stride, int64_t n) {                                          \
-        type *restrict t = to;                                                                                         \
-        const from_type *restrict f = from;                                                                            \
-        if (stride == 1)                                                                                               \
-            for (int64_t i = 0; i < n; i++) t[i] = (type)convert(f[i]);                                                \
-        else if (stride == 0)                                                                                          \
-            for (int64_t i = 0; i < n; i++) t[i] = (type)convert(f[0]);                                                \
-        else                                                                                                           \
-            for (int64_t i = 0; i < n; i++) t[i] = (type)convert(f[i * stride]);                                       \
+#define READ(name, type, from_type, convert)                                     \
+    static void name(void *to, const void *from, int64_t stride, int64_t n) {    \
+        type *restrict t = to;                                                   \
+        const from_type *restrict f = from;                                      \
+        if (stride == 1)                                                         \
+            for (int64_t i = 0; i < n; i++) t[i] = (type)convert(f[i]);          \
+        else if (stride == 0)                                                    \
+            for (int64_t i = 0; i < n; i++) t[i] = (type)convert(f[0]);          \
+        else                                                                     \
+            for (int64_t i = 0; i < n; i++) t[i] = (type)convert(f[i * stride]); \
     }
-#define WRITE(name, type, to_type, convert)                                                                            \
-    static void name(void *to, const void *from, int64_t n) {                                                          \
-        to_type *restrict t = to;                                                                                      \
-        const type *restrict f = from;                                                                                 \
-        for (int64_t i = 0; i < n; i++) t[i] = (to_type)convert(f[i]);                                                 \
+#define WRITE(name, type, to_type, convert)                            \
+    static void name(void *to, const void *from, int64_t n) {          \
+        to_type *restrict t = to;                                      \
+        const type *restrict f = from;                                 \
+        for (int64_t i = 0; i < n; i++) t[i] = (to_type)convert(f[i]); \
     }
 
 READ(f64_from_f64, double, double, AS_IS)
@@ -84,20 +84,29 @@ typedef void (*tn_read_function)(void *to, const void *from, int64_t stride, int
 typedef void (*tn_write_function)(void *to, const void *from, int64_t n);
 
 static const tn_read_function readers[TN_COMPUTE_COUNT][TN_DTYPE_COUNT] = {
-    [TN_COMPUTE_F64] = {[TN_F64] = f64_from_f64, [TN_F32] = f64_from_f32, [TN_BF16] = f64_from_bf16, [TN_I64] = f64_from_i64,
-                        [TN_I32] = f64_from_i32, [TN_U8] = f64_from_u8, [TN_BOOL] = f64_from_u8},
-    [TN_COMPUTE_F32] = {[TN_F32] = f32_from_f32, [TN_BF16] = f32_from_bf16, [TN_I64] = f32_from_i64, [TN_I32] = f32_from_i32,
-                        [TN_U8] = f32_from_u8, [TN_BOOL] = f32_from_u8},
-    [TN_COMPUTE_I64] = {[TN_I64] = i64_from_i64, [TN_I32] = i64_from_i32, [TN_U8] = i64_from_u8, [TN_BOOL] = i64_from_u8},
+    [TN_COMPUTE_F64] = { [TN_F64] = f64_from_f64,
+                         [TN_F32] = f64_from_f32,
+                         [TN_BF16] = f64_from_bf16,
+                         [TN_I64] = f64_from_i64,
+                         [TN_I32] = f64_from_i32,
+                         [TN_U8] = f64_from_u8,
+                         [TN_BOOL] = f64_from_u8 },
+    [TN_COMPUTE_F32] = { [TN_F32] = f32_from_f32,
+                         [TN_BF16] = f32_from_bf16,
+                         [TN_I64] = f32_from_i64,
+                         [TN_I32] = f32_from_i32,
+                         [TN_U8] = f32_from_u8,
+                         [TN_BOOL] = f32_from_u8 },
+    [TN_COMPUTE_I64] = { [TN_I64] = i64_from_i64, [TN_I32] = i64_from_i32, [TN_U8] = i64_from_u8, [TN_BOOL] = i64_from_u8 },
 };
 static const tn_write_function writers[TN_COMPUTE_COUNT][TN_DTYPE_COUNT] = {
-    [TN_COMPUTE_F64] = {[TN_F64] = f64_to_f64, [TN_F32] = f64_to_f32, [TN_BF16] = f64_to_bf16, [TN_BOOL] = f64_to_bool},
-    [TN_COMPUTE_F32] = {[TN_F32] = f32_to_f32, [TN_BF16] = f32_to_bf16, [TN_BOOL] = f32_to_bool},
-    [TN_COMPUTE_I64] = {[TN_I64] = i64_to_i64, [TN_I32] = i64_to_i32, [TN_U8] = i64_to_u8, [TN_BOOL] = i64_to_bool},
+    [TN_COMPUTE_F64] = { [TN_F64] = f64_to_f64, [TN_F32] = f64_to_f32, [TN_BF16] = f64_to_bf16, [TN_BOOL] = f64_to_bool },
+    [TN_COMPUTE_F32] = { [TN_F32] = f32_to_f32, [TN_BF16] = f32_to_bf16, [TN_BOOL] = f32_to_bool },
+    [TN_COMPUTE_I64] = { [TN_I64] = i64_to_i64, [TN_I32] = i64_to_i32, [TN_U8] = i64_to_u8, [TN_BOOL] = i64_to_bool },
 };
 
 /* The dtype whose elements are those that are computed in. */
-static const tn_dtype compute_dtype[TN_COMPUTE_COUNT] = {TN_F64, TN_F32, TN_I64};
+static const tn_dtype compute_dtype[TN_COMPUTE_COUNT] = { TN_F64, TN_F32, TN_I64 };
 
 /* ---- sums: panels in their own precision, what grows from panel to panel in f64 ---- */
 
@@ -119,7 +128,7 @@ TN_SIMD_CLONES static double sum_f32(const float *v, int64_t n) {
     return tn_vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 TN_SIMD_CLONES static double sum_f64(const double *v, int64_t n) {
-    tn_vd sum[2] = {tn_vd_zero(), tn_vd_zero()};
+    tn_vd sum[2] = { tn_vd_zero(), tn_vd_zero() };
     int64_t i = 0;
     for (; i + 2 * TN_VD_LANES <= n; i += 2 * TN_VD_LANES)
         for (int k = 0; k < 2; k++) sum[k] += tn_vd_load(v + i + k * TN_VD_LANES);
@@ -225,7 +234,7 @@ typedef struct tn_box {
 } tn_box;
 
 static tn_box box_at(const tn_walk *walk, int64_t unit, int64_t step) {
-    tn_box box = {.rows = walk->rows, .columns = walk->columns};
+    tn_box box = { .rows = walk->rows, .columns = walk->columns };
     int rows_axis = walk->axes - 2, columns_axis = walk->axes - 1;
     for (int axis = columns_axis; axis >= 0; axis--) {
         int64_t *rest = walk->summed[axis] ? &step : &unit, boxes = walk->boxes[axis];
@@ -413,7 +422,7 @@ void tn_walk_run(tn_walk *walks, int n, int threads) {
     for (int i = 0; plain && i < n; i++) plain = is_plain(&walks[i]);
     if (plain) {
         int64_t numel = walks[0].size[1];
-        tn_parallel_for(numel, tn_even_grain(numel, SMALLEST_GRAIN, 64, threads), plain_range, &(tn_plain_walks){walks, n}, threads);
+        tn_parallel_for(numel, tn_even_grain(numel, SMALLEST_GRAIN, 64, threads), plain_range, &(tn_plain_walks){ walks, n }, threads);
         return;
     }
     for (int i = 0; i < n; i++)

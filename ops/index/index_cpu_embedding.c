@@ -15,7 +15,7 @@ typedef struct embedding {
     tn_dtype dtype;
     int64_t n_rows, width; /* v, d */
     int64_t n_panels, n_blocks;
-    const int64_t *end;   /* backward: where the places of row r end in `place`, which lists them row by row, rising */
+    const int64_t *end; /* backward: where the places of row r end in `place`, which lists them row by row, rising */
     const int64_t *place;
 } embedding;
 
@@ -40,7 +40,7 @@ static void copy_rows(void *user, int64_t begin, int64_t end) {
 
 tn_status tn_embedding_forward_cpu(tn_op_call *call) {
     const tn_tensor *weight = call->in[0], *index = call->in[1];
-    embedding e = {.index = index, .from = weight->data, .to = call->out[0]->data, .dtype = weight->dtype, .width = weight->shape[1]};
+    embedding e = { .index = index, .from = weight->data, .to = call->out[0]->data, .dtype = weight->dtype, .width = weight->shape[1] };
     if (!index_fits(call, index, weight->shape[0])) return TN_ERR_ARGUMENT;
     if (e.width == 0) return TN_OK;
     tn_parallel_for(index->numel, tn_even_grain(index->numel, TASK_SIZE / e.width + 1, 1, call->threads), copy_rows, &e, call->threads);

@@ -36,7 +36,7 @@ static void note_bad(gather *g, int64_t at) {
         int64_t i = tn_index_at(g->index, index_at + j * index_stride);                                      \
         if ((uint64_t)i < (uint64_t)g->limit)                                                                \
             ((type *)g->o)[row * n + j] = ((const type *)g->x->data)[x_at + j * x_stride + i * axis_stride]; \
-        else note_bad(g, row * n + j);                                                                        \
+        else note_bad(g, row *n + j);                                                                        \
     }
 
 static void read_row(gather *g, int64_t row, int64_t index_at, int64_t x_at) {
@@ -85,7 +85,7 @@ static tn_status refuse_index(tn_op_call *call, const gather *g) {
 tn_status tn_gather_forward_cpu(tn_op_call *call) {
     const tn_tensor *x = call->in[0], *index = call->in[1];
     if (index->numel == 0) return TN_OK;
-    gather g = {.index = index, .x = x, .o = call->out[0]->data, .last = index->axes - 1, .bad = index->numel};
+    gather g = { .index = index, .x = x, .o = call->out[0]->data, .last = index->axes - 1, .bad = index->numel };
     g.axis = tn_axis_of(((const tn_gather_args *)call->args)->dim, x->axes);
     g.limit = x->shape[g.axis];
     int64_t n = index->shape[g.last], n_rows = index->numel / n;
@@ -104,9 +104,9 @@ size_t tn_gather_workspace(const tn_op_call *call, bool backward) {
     return (size_t)slices * sizeof(float);
 }
 
-#define ADD_ROW(sum_type, from_type, widen)                                                                            \
-    for (int64_t j = first; j < last; j++) {                                                                           \
-        int64_t i = tn_index_at(g->index, index_at + j * index_stride);                                                \
+#define ADD_ROW(sum_type, from_type, widen)                                                                                  \
+    for (int64_t j = first; j < last; j++) {                                                                                 \
+        int64_t i = tn_index_at(g->index, index_at + j * index_stride);                                                      \
         ((sum_type *)to)[to_at + j * to_stride + i * axis_stride] += widen(((const from_type *)g->dout->data)[dout_at + j]); \
     }
 
@@ -186,7 +186,7 @@ static void add_along_first(gather *g, int threads) {
 }
 
 tn_status tn_gather_backward_cpu(tn_op_call *call) {
-    gather g = {.index = call->in[1], .dout = call->dout[0], .dx = call->din[0], .wide = call->workspace};
+    gather g = { .index = call->in[1], .dout = call->dout[0], .dx = call->din[0], .wide = call->workspace };
     if (g.dx->numel == 0) return TN_OK;
     g.axis = tn_axis_of(((const tn_gather_args *)call->args)->dim, g.dx->axes);
     g.last = g.dx->axes - 1;

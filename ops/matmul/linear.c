@@ -65,6 +65,11 @@ const tn_op_def tn_linear_def = {
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_linear_workspace_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_linear_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_linear_backward_cuda),
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_linear_workspace_cuda),
     .saved_bytes = linear_saved_bytes,
     .floor_bytes = linear_floor_bytes,
 };

@@ -6,68 +6,9 @@
 #include "../lanes_cpu.h"
 #include "../op_support.h"
 #include "matmul_internal.h"
-#include "matmul_product.h"
 
 #define SMALLEST_CHUNK_ELEMENTS 16384
 #define MOST_CHUNKS 64 /* of rows in backward; fixed, so that dbias does not depend on the number of threads */
-
-/* ---- products ---- */
-
-static tn_product rows_product(const tn_tensor *rows) {
-    tn_product product = { .dtype = rows->dtype, .axes = rows->axes > 2 ? rows->axes - 2 : 0 };
-    for (int axis = 0; axis < product.axes; axis++) product.size[axis] = rows->shape[axis];
-    return product;
-}
-
-/* A tensor [.., features] as [.., rows, features]. */
-static tn_product_operand rows_of(const tn_tensor *t, const tn_product *product) {
-    return tn_product_operand_of(t, t->axes > 1, true, product->axes, product->size);
-}
-
-static int64_t row_axis_size(const tn_tensor *t) { return t->axes > 1 ? t->shape[t->axes - 2] : 1; }
-
-/* sum = x weight', or bias + x weight' where sum holds the bias already. */
-static tn_product forward_product(const tn_op_call *call, const tn_tensor *sum) {
-    const tn_tensor *x = call->in[0], *weight = call->in[1];
-    tn_product product = rows_product(x);
-    product.m = row_axis_size(x);
-    product.n = weight->shape[0];
-    product.k = weight->shape[1];
-    product.a = rows_of(x, &product);
-    product.b = tn_product_transposed(tn_product_operand_of(weight, true, true, 0, NULL));
-    product.c = rows_of(sum, &product);
-    product.beta = call->in[2] ? 1 : 0;
-    return product;
-}
-
-/* dx = dsum weight */
-static tn_product x_gradient(const tn_op_call *call, const void *dsum) {
-    const tn_tensor *dout = call->dout[0], *weight = call->in[1];
-    tn_product product = rows_product(dout);
-    product.m = row_axis_size(dout);
-    product.n = weight->shape[1];
-    product.k = weight->shape[0];
-    product.a = rows_of(dout, &product);
-    product.a.data = dsum;
-    product.b = tn_product_operand_of(weight, true, true, 0, NULL);
-    product.c = rows_of(call->din[0], &product);
-    return product;
-}
-
-/* dweight = dsum' x, summed over all axes before the rows too */
-static tn_product weight_gradient(const tn_op_call *call, const void *dsum) {
-    const tn_tensor *dout = call->dout[0], *x = call->in[0];
-    tn_product product = rows_product(dout);
-    product.m = call->din[1]->shape[0];
-    product.n = call->din[1]->shape[1];
-    product.k = row_axis_size(dout);
-    product.a = tn_product_transposed(rows_of(dout, &product));
-    product.a.data = dsum;
-    product.b = rows_of(x, &product);
-    product.c = tn_product_operand_of(call->din[1], true, true, 0, NULL);
-    product.summed = (1u << product.axes) - 1;
-    return product;
-}
 
 /* ---- bias and activation, forward ---- */
 
@@ -111,8 +52,9 @@ tn_status tn_linear_forward_cpu(tn_op_call *call) {
         job.from = call->in[2]->data;
         tn_parallel_for(o->numel / job.n, SMALLEST_CHUNK_ELEMENTS / job.n + 1, put_bias, &job, call->threads);
     }
-    tn_product product = forward_product(call, sum);
-    tn_status status = tn_product_run(&product, call->threads, call->workspace);
+    tn_product product = tn_linear_product(call, sum);
+    product.beta = call->in[2] ? 1 : 0; /* sum holds the bias already */
+    tn_status status = tn_product_run_cpu(&product, call->threads, call->workspace);
     if (status != TN_OK || args->act == TN_NONE) return status;
     job.from = sum->data;
     job.to = o->data;
@@ -226,9 +168,9 @@ static tn_linear_scratch backward_scratch(const tn_op_call *call) {
     if (call->din[2])
         scratch.parts = whole_lines((size_t)(tn_chunk_count(rows, row_grain(rows, n)) * n) * tn_dtype_size(tn_wide_dtype(dout->dtype)));
     for (int i = 0; i < 2; i++) {
-        if (!call->din[i] || !tn_product_needs_workspace(dout, call->in[1 - i])) continue;
-        tn_product product = i == 0 ? x_gradient(call, NULL) : weight_gradient(call, NULL);
-        size_t bytes = tn_product_workspace(&product, tn_threads(call->cx));
+        if (!call->din[i] || !tn_product_needs_workspace_cpu(dout, call->in[1 - i])) continue;
+        tn_product product = tn_linear_gradient_product(call, i, NULL);
+        size_t bytes = tn_product_workspace_cpu(&product, tn_threads(call->cx));
         if (bytes > scratch.product) scratch.product = bytes;
     }
     return scratch;
@@ -240,9 +182,9 @@ size_t tn_linear_workspace_cpu(const tn_op_call *call, bool backward) {
         tn_linear_scratch scratch = backward_scratch(call);
         return scratch.dsum + scratch.parts + scratch.product;
     }
-    if (!tn_product_needs_workspace(call->in[0], call->in[1])) return 0;
-    tn_product product = forward_product(call, tn_linear_saves_sum(args->act) && call->aux[0] ? call->aux[0] : call->out[0]);
-    return tn_product_workspace(&product, tn_threads(call->cx));
+    if (!tn_product_needs_workspace_cpu(call->in[0], call->in[1])) return 0;
+    tn_product product = tn_linear_product(call, tn_linear_saves_sum(args->act) && call->aux[0] ? call->aux[0] : call->out[0]);
+    return tn_product_workspace_cpu(&product, tn_threads(call->cx));
 }
 
 tn_status tn_linear_backward_cpu(tn_op_call *call) {
@@ -266,8 +208,8 @@ tn_status tn_linear_backward_cpu(tn_op_call *call) {
     tn_status status = TN_OK;
     for (int i = 0; status == TN_OK && i < 2; i++) {
         if (!call->din[i]) continue;
-        tn_product product = i == 0 ? x_gradient(call, dsum) : weight_gradient(call, dsum);
-        status = tn_product_run(&product, call->threads, for_product);
+        tn_product product = tn_linear_gradient_product(call, i, dsum);
+        status = tn_product_run_cpu(&product, call->threads, for_product);
     }
     return status;
 }

@@ -66,6 +66,11 @@ static const tn_op_def matmul_def = {
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_matmul_workspace_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_matmul_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_matmul_backward_cuda),
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_matmul_workspace_cuda),
     .saved_bytes = matmul_saved_bytes,
     .floor_bytes = matmul_floor_bytes,
 };

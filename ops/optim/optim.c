@@ -8,7 +8,9 @@
 /* Optimizers change tensors in place and are no ops; the family is here for its folder and header. */
 const tn_op_family tn_family_optim = { NULL, 0 };
 
-static const tn_optim_kernels *const kernels[TN_DEVICE_KIND_COUNT] = { [TN_DEVICE_CPU] = &tn_optim_kernels_cpu };
+static const tn_optim_kernels *const kernels[TN_DEVICE_KIND_COUNT] = {
+    [TN_DEVICE_CPU] = &tn_optim_kernels_cpu, [TN_DEVICE_CUDA] = TN_CUDA_KERNEL(&tn_optim_kernels_cuda)
+};
 
 static const tn_optim_kernels *kernels_of(tn_context *cx, const char *call) {
     const tn_optim_kernels *found = kernels[cx->device->kind];

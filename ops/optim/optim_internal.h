@@ -4,6 +4,10 @@
 #include "../../libtensor/context_internal.h"
 #include "optim.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* One parameter on its way through a kernel. f32 stands for f64 where the parameter is f64. */
 typedef struct tn_optim_tensor {
     tn_dtype dtype; /* of p and g: f64, f32 or bf16 */
@@ -37,7 +41,7 @@ typedef struct tn_optim_kernels {
     tn_status (*clip)(const tn_optim_list *list, double max_norm, double *norm, double *parts);
 } tn_optim_kernels;
 
-extern const tn_optim_kernels tn_optim_kernels_cpu;
+extern const tn_optim_kernels tn_optim_kernels_cpu, tn_optim_kernels_cuda;
 
 typedef enum tn_optimizer_kind { TN_OPTIMIZER_ADAMW, TN_OPTIMIZER_SGD } tn_optimizer_kind;
 
@@ -86,4 +90,7 @@ static inline tn_tensor **tn_optim_part_of(tn_optim_state *state, const tn_optim
     return (tn_tensor **)((char *)state + part->offset);
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

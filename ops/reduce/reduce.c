@@ -57,7 +57,7 @@ static bool argmax_check(tn_op_call *call) { return check_reduction(call, TN_I64
 static bool extremum_check(tn_op_call *call) {
     if (!check_reduction(call, call->in[0]->dtype) || !check_something(call)) return false;
     call->n_aux = 1;
-    call->aux_spec[0] = (tn_spec){reduced_count(call) > INT32_MAX ? TN_I64 : TN_I32, call->out_spec[0].shape};
+    call->aux_spec[0] = (tn_spec){ reduced_count(call) > INT32_MAX ? TN_I64 : TN_I32, call->out_spec[0].shape };
     return true;
 }
 
@@ -65,7 +65,7 @@ static bool logsumexp_check(tn_op_call *call) {
     if (!check_reduction(call, call->in[0]->dtype)) return false;
     call->save_in = 1;
     call->n_aux = 2;
-    call->aux_spec[0] = call->aux_spec[1] = (tn_spec){tn_wide_dtype(call->in[0]->dtype), call->out_spec[0].shape};
+    call->aux_spec[0] = call->aux_spec[1] = (tn_spec){ tn_wide_dtype(call->in[0]->dtype), call->out_spec[0].shape };
     return true;
 }
 
@@ -141,8 +141,8 @@ static bool divide_check(tn_op_call *call) {
     return true;
 }
 
-static const tn_input_def divide_inputs[] = {{.name = "dout", .dtypes = TN_FLOATS}};
-static const tn_output_def divide_outputs[] = {{.name = "o"}};
+static const tn_input_def divide_inputs[] = { { .name = "dout", .dtypes = TN_FLOATS } };
+static const tn_output_def divide_outputs[] = { { .name = "o" } };
 
 /* Outside the registry: the inside of mean's backward. */
 static const tn_op_def divide_def = {
@@ -155,7 +155,9 @@ static const tn_op_def divide_def = {
     .args_bytes = sizeof(int64_t),
     .check = divide_check,
     .forward[TN_DEVICE_CPU] = tn_divide_forward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_divide_forward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
 };
 
 static bool mean_backward(tn_op_call *call) {
@@ -169,11 +171,11 @@ static bool mean_backward(tn_op_call *call) {
 
 /* ---- the descriptions ---- */
 
-static const tn_input_def float_inputs[] = {{.name = "x", .dtypes = TN_FLOATS, .flags = TN_INPUT_STRIDED, .doc = "any shape"}};
-static const tn_input_def any_inputs[] = {{.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape"}};
-static const tn_input_def dense_inputs[] = {{.name = "x", .dtypes = TN_ANY_DTYPE, .doc = "any shape but a scalar"}};
-static const tn_output_def reduced_outputs[] = {{"o", "x without the reduced axes"}};
-static const tn_output_def cumsum_outputs[] = {{"o", "like x"}};
+static const tn_input_def float_inputs[] = { { .name = "x", .dtypes = TN_FLOATS, .flags = TN_INPUT_STRIDED, .doc = "any shape" } };
+static const tn_input_def any_inputs[] = { { .name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape" } };
+static const tn_input_def dense_inputs[] = { { .name = "x", .dtypes = TN_ANY_DTYPE, .doc = "any shape but a scalar" } };
+static const tn_output_def reduced_outputs[] = { { "o", "x without the reduced axes" } };
+static const tn_output_def cumsum_outputs[] = { { "o", "like x" } };
 static const tn_attr_def reduce_attrs[] = {
     TN_ATTR(tn_reduce_args, dims, TN_ATTR_INT_LIST, "", "axes to reduce; none: all"),
     TN_ATTR(tn_reduce_args, keep, TN_ATTR_BOOL, "false", "leave the reduced axes in place with size 1"),
@@ -184,17 +186,19 @@ static const tn_attr_def cumsum_attrs[] = {
     TN_ATTR(tn_cumsum_args, exclusive, TN_ATTR_BOOL, "false", "leave out the element itself"),
 };
 
-#define REDUCTION(op_name, in_list)                                                                                    \
-    .name = #op_name, .family = "reduce", .inputs = in_list, .n_inputs = 1, .outputs = reduced_outputs, .n_outputs = 1, \
+#define REDUCTION(op_name, in_list)                                                                                                    \
+    .name = #op_name, .family = "reduce", .inputs = in_list, .n_inputs = 1, .outputs = reduced_outputs, .n_outputs = 1,                \
     .attrs = reduce_attrs, .n_attrs = TN_COUNT(reduce_attrs), .args_bytes = sizeof(tn_reduce_args), .samples = tn_##op_name##_samples, \
-    .forward[TN_DEVICE_CPU] = tn_##op_name##_forward_cpu
+    .forward[TN_DEVICE_CPU] = tn_##op_name##_forward_cpu, .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_##op_name##_forward_cuda)
 
 static const tn_op_def sum_def = {
     REDUCTION(sum, any_inputs),
     .doc = "sum over any axes; integers into i64",
     .check = sum_check,
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .workspace[TN_DEVICE_CPU] = tn_sum_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_sum_workspace_cuda),
     .backward_tensors = sum_backward,
     .saved_bytes = nothing_saved,
     .floor_bytes = sum_floor_bytes,
@@ -205,7 +209,9 @@ static const tn_op_def mean_def = {
     .doc = "mean over any axes",
     .check = mean_check,
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_sum_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_sum_workspace_cuda),
     .backward_tensors = mean_backward,
     .saved_bytes = nothing_saved,
     .floor_bytes = mean_floor_bytes,
@@ -216,9 +222,13 @@ static const tn_op_def max_def = {
     .doc = "maximum over any axes; NaN wins, the gradient goes to the first of equals",
     .check = extremum_check,
     .backward[TN_DEVICE_CPU] = tn_extremum_backward_cpu,
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_backward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_extremum_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_workspace_cuda),
     .saved_bytes = extremum_saved_bytes,
     .floor_bytes = extremum_floor_bytes,
 };
@@ -228,9 +238,13 @@ static const tn_op_def min_def = {
     .doc = "minimum over any axes; NaN wins, the gradient goes to the first of equals",
     .check = extremum_check,
     .backward[TN_DEVICE_CPU] = tn_extremum_backward_cpu,
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_backward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_extremum_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_workspace_cuda),
     .saved_bytes = extremum_saved_bytes,
     .floor_bytes = extremum_floor_bytes,
 };
@@ -241,7 +255,9 @@ static const tn_op_def argmax_def = {
     .flags = TN_OP_NOT_DIFFERENTIABLE,
     .check = argmax_check,
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .workspace[TN_DEVICE_CPU] = tn_extremum_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_workspace_cuda),
     .saved_bytes = nothing_saved,
     .floor_bytes = argmax_floor_bytes,
 };
@@ -251,9 +267,13 @@ static const tn_op_def logsumexp_def = {
     .doc = "log of the sum of exponentials over any axes, without overflow",
     .check = logsumexp_check,
     .backward[TN_DEVICE_CPU] = tn_logsumexp_backward_cpu,
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_logsumexp_backward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_logsumexp_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_logsumexp_workspace_cuda),
     .saved_bytes = logsumexp_saved_bytes,
     .floor_bytes = logsumexp_floor_bytes,
 };
@@ -273,14 +293,19 @@ static const tn_op_def cumsum_def = {
     .check = cumsum_check,
     .forward[TN_DEVICE_CPU] = tn_cumsum_forward_cpu,
     .backward[TN_DEVICE_CPU] = tn_cumsum_backward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cumsum_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cumsum_backward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cumsum_workspace_cuda),
     .saved_bytes = nothing_saved,
     .floor_bytes = cumsum_floor_bytes,
 };
 
-static const tn_op_def *const reduce_ops[] = {&sum_def, &mean_def, &max_def, &min_def, &argmax_def, &logsumexp_def, &cumsum_def};
-const tn_op_family tn_family_reduce = {reduce_ops, TN_COUNT(reduce_ops)};
+static const tn_op_def *const reduce_ops[] = { &sum_def, &mean_def, &max_def, &min_def, &argmax_def, &logsumexp_def, &cumsum_def };
+const tn_op_family tn_family_reduce = { reduce_ops, TN_COUNT(reduce_ops) };
 
 /* ---- the calls ---- */
 

@@ -135,8 +135,11 @@ static void scatter_part(void *user, int64_t begin, int64_t end) {
 tn_status tn_extremum_backward_cpu(tn_op_call *call) {
     const tn_tensor *dx = call->din[0], *dout = call->dout[0];
     uint32_t reduced = tn_reduced_axes(call->args, dx->axes);
-    scatter s = {.dx = dx->data, .dout = dout->data, .index = call->aux[0]->data, .size = tn_dtype_size(dx->dtype),
-                 .wide_index = call->aux[0]->dtype == TN_I64};
+    scatter s = { .dx = dx->data,
+                  .dout = dout->data,
+                  .index = call->aux[0]->data,
+                  .size = tn_dtype_size(dx->dtype),
+                  .wide_index = call->aux[0]->dtype == TN_I64 };
     for (int i = dx->axes - 1; i >= 0; i--) {
         bool gone = reduced >> i & 1;
         int at = gone ? s.n_reduced++ : s.n_kept++;
@@ -178,10 +181,10 @@ static void plan_lse_axes(lse_backward *b, const tn_tensor *dx, uint32_t reduced
     int64_t o_stride = 1;
     bool have_inner = false;
     b->n_axes = 0;
-    b->inner = (lse_axis){1, 0};
+    b->inner = (lse_axis){ 1, 0 };
     for (int i = dx->axes - 1; i >= 0; i--) {
         bool gone = reduced >> i & 1;
-        lse_axis axis = {dx->shape[i], gone ? 0 : o_stride};
+        lse_axis axis = { dx->shape[i], gone ? 0 : o_stride };
         if (!gone) o_stride *= axis.size;
         if (axis.size == 1) continue;
         lse_axis *last = b->n_axes ? &b->outer[b->n_axes - 1] : &b->inner;
@@ -269,7 +272,7 @@ static void lse_rows(void *user, int64_t begin, int64_t end) {
 static void cut_long_row(lse_backward *b) {
     const int64_t part = 1 << 12;
     if (b->n_axes || b->inner.size % part || b->inner.size == part) return;
-    b->outer[b->n_axes++] = (lse_axis){b->inner.size / part, part * b->inner.o_stride};
+    b->outer[b->n_axes++] = (lse_axis){ b->inner.size / part, part * b->inner.o_stride };
     b->inner.size = part;
 }
 

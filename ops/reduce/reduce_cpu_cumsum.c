@@ -16,27 +16,27 @@ typedef struct cumsum {
 } cumsum;
 
 /* n lines, the first starting at element `first`, whose starts are `apart`. */
-#define CUMSUM_LINES(name, in_type, out_type, sum_type, widen, narrow)                                                 \
-    TN_INLINE void some_lines_##name(const cumsum *c, int64_t first, int64_t n, int64_t apart) {                       \
-        sum_type sum[PANEL];                                                                                           \
-        int64_t step = c->reverse ? -c->around.inner : c->around.inner;                                                \
-        int64_t begin = first + (c->reverse ? (c->around.axis - 1) * c->around.inner : 0);                             \
-        const in_type *x = (const in_type *)c->in->data + begin;                                                       \
-        out_type *o = (out_type *)c->out->data + begin;                                                                \
-        for (int64_t i = 0; i < n; i++) sum[i] = 0;                                                                    \
-        for (int64_t l = 0; l < c->around.axis; l++) {                                                                 \
-            for (int64_t i = 0; i < n; i++) {                                                                          \
-                sum_type next = sum[i] + widen(x[l * step + i * apart]);                                               \
-                o[l * step + i * apart] = narrow(c->exclusive ? sum[i] : next);                                        \
-                sum[i] = next;                                                                                         \
-            }                                                                                                          \
-        }                                                                                                              \
-    }                                                                                                                  \
-    TN_SIMD_CLONES static void lines_##name(const cumsum *c, int64_t first, int64_t n) {                               \
-        if (c->around.inner > 1) some_lines_##name(c, first, n, 1);                                                    \
-        else if (n == ROWS) some_lines_##name(c, first, ROWS, c->around.axis);                                         \
-        else                                                                                                           \
-            for (int64_t i = 0; i < n; i++) some_lines_##name(c, first + i * c->around.axis, 1, 1);                    \
+#define CUMSUM_LINES(name, in_type, out_type, sum_type, widen, narrow)                              \
+    TN_INLINE void some_lines_##name(const cumsum *c, int64_t first, int64_t n, int64_t apart) {    \
+        sum_type sum[PANEL];                                                                        \
+        int64_t step = c->reverse ? -c->around.inner : c->around.inner;                             \
+        int64_t begin = first + (c->reverse ? (c->around.axis - 1) * c->around.inner : 0);          \
+        const in_type *x = (const in_type *)c->in->data + begin;                                    \
+        out_type *o = (out_type *)c->out->data + begin;                                             \
+        for (int64_t i = 0; i < n; i++) sum[i] = 0;                                                 \
+        for (int64_t l = 0; l < c->around.axis; l++) {                                              \
+            for (int64_t i = 0; i < n; i++) {                                                       \
+                sum_type next = sum[i] + widen(x[l * step + i * apart]);                            \
+                o[l * step + i * apart] = narrow(c->exclusive ? sum[i] : next);                     \
+                sum[i] = next;                                                                      \
+            }                                                                                       \
+        }                                                                                           \
+    }                                                                                               \
+    TN_SIMD_CLONES static void lines_##name(const cumsum *c, int64_t first, int64_t n) {            \
+        if (c->around.inner > 1) some_lines_##name(c, first, n, 1);                                 \
+        else if (n == ROWS) some_lines_##name(c, first, ROWS, c->around.axis);                      \
+        else                                                                                        \
+            for (int64_t i = 0; i < n; i++) some_lines_##name(c, first + i * c->around.axis, 1, 1); \
     }
 
 #define TO_F64(x) ((double)(x))
@@ -85,7 +85,7 @@ static void run_panels(void *user, int64_t begin, int64_t end) {
 static tn_status run_cumsum(const tn_op_call *call, const tn_tensor *in, tn_tensor *out, bool reverse) {
     const tn_cumsum_args *args = call->args;
     const int64_t task = 1 << 14;
-    cumsum c = {.in = in, .out = out, .reverse = reverse, .exclusive = args->exclusive};
+    cumsum c = { .in = in, .out = out, .reverse = reverse, .exclusive = args->exclusive };
     if (in->numel == 0) return TN_OK;
     c.around = tn_around_axis(in->shape, in->axes, tn_axis_of(args->dim, in->axes));
     c.n_panels = c.around.inner == 1 ? tn_chunk_count(c.around.outer, ROWS) : tn_chunk_count(c.around.inner, PANEL);

@@ -233,14 +233,43 @@ static void extremum_finish_64(const tn_reduction *r, const void *state, int64_t
 #define COLUMN_ROWS 256
 #define SHORT_ROW 32
 
-static const tn_reducer extremum_f64 = {TN_F64, NULL, true, 16, COLUMN_ROWS, SHORT_ROW,
-    extremum_start, extremum_rows_f64, extremum_columns_f64, extremum_merge_64, extremum_finish_64};
-static const tn_reducer extremum_f32 = {TN_F32, NULL, true, 12, COLUMN_ROWS, SHORT_ROW,
-    extremum_start, extremum_rows_f32, extremum_columns_f32, extremum_merge_32, extremum_finish_32};
-static const tn_reducer extremum_bf16 = {TN_BF16, &extremum_f32, true, 12, COLUMN_ROWS, SHORT_ROW,
-    extremum_start, extremum_rows_bf16, extremum_columns_bf16, extremum_merge_32, extremum_finish_32};
-static const tn_reducer extremum_i64 = {TN_I64, NULL, true, 16, COLUMN_ROWS, SHORT_ROW,
-    extremum_start, extremum_rows_i64, extremum_columns_i64, extremum_merge_64, extremum_finish_64};
+static const tn_reducer extremum_f64 = { TN_F64,
+                                         NULL,
+                                         true,
+                                         16,
+                                         COLUMN_ROWS,
+                                         SHORT_ROW,
+                                         extremum_start,
+                                         extremum_rows_f64,
+                                         extremum_columns_f64,
+                                         extremum_merge_64,
+                                         extremum_finish_64 };
+static const tn_reducer extremum_f32 = { TN_F32,
+                                         NULL,
+                                         true,
+                                         12,
+                                         COLUMN_ROWS,
+                                         SHORT_ROW,
+                                         extremum_start,
+                                         extremum_rows_f32,
+                                         extremum_columns_f32,
+                                         extremum_merge_32,
+                                         extremum_finish_32 };
+static const tn_reducer extremum_bf16 = {
+    TN_BF16,           &extremum_f32,     true, 12, COLUMN_ROWS, SHORT_ROW, extremum_start, extremum_rows_bf16, extremum_columns_bf16,
+    extremum_merge_32, extremum_finish_32
+};
+static const tn_reducer extremum_i64 = { TN_I64,
+                                         NULL,
+                                         true,
+                                         16,
+                                         COLUMN_ROWS,
+                                         SHORT_ROW,
+                                         extremum_start,
+                                         extremum_rows_i64,
+                                         extremum_columns_i64,
+                                         extremum_merge_64,
+                                         extremum_finish_64 };
 
 const tn_reducer *tn_reducer_extremum(tn_dtype dtype) {
     return dtype == TN_F64 ? &extremum_f64 : dtype == TN_F32 ? &extremum_f32 : dtype == TN_BF16 ? &extremum_bf16 : &extremum_i64;

@@ -181,11 +181,12 @@ static void lse_finish_f64(const tn_reduction *r, const void *state, int64_t n, 
 #define COLUMN_ROWS 32
 #define SHORT_ROW 32
 
-static const tn_reducer lse_f64 = {TN_F64, NULL, false, 16, COLUMN_ROWS, SHORT_ROW,
-    lse_start_f64, lse_rows_f64, lse_columns_f64, lse_merge_f64, lse_finish_f64};
-static const tn_reducer lse_f32 = {TN_F32, NULL, false, 8, COLUMN_ROWS, SHORT_ROW,
-    lse_start_f32, lse_rows_f32, lse_columns_f32, lse_merge_f32, lse_finish_f32};
-static const tn_reducer lse_bf16 = {TN_BF16, &lse_f32, false, 8, COLUMN_ROWS, SHORT_ROW,
-    lse_start_f32, lse_rows_bf16, lse_columns_bf16, lse_merge_f32, lse_finish_f32};
+static const tn_reducer lse_f64 = { TN_F64,          NULL,          false,         16, COLUMN_ROWS, SHORT_ROW, lse_start_f64, lse_rows_f64,
+                                    lse_columns_f64, lse_merge_f64, lse_finish_f64 };
+static const tn_reducer lse_f32 = { TN_F32,          NULL,          false,         8, COLUMN_ROWS, SHORT_ROW, lse_start_f32, lse_rows_f32,
+                                    lse_columns_f32, lse_merge_f32, lse_finish_f32 };
+static const tn_reducer lse_bf16 = { TN_BF16,          &lse_f32,      false,         8,
+                                     COLUMN_ROWS,      SHORT_ROW,     lse_start_f32, lse_rows_bf16,
+                                     lse_columns_bf16, lse_merge_f32, lse_finish_f32 };
 
 const tn_reducer *tn_reducer_logsumexp(tn_dtype dtype) { return dtype == TN_F64 ? &lse_f64 : dtype == TN_F32 ? &lse_f32 : &lse_bf16; }

@@ -14,7 +14,7 @@ static bool topk_check(tn_op_call *call) {
             (long long)x->shape[axis]);
     call->out_spec[0] = tn_spec_like(x);
     call->out_spec[0].shape.size[axis] = args->k;
-    call->out_spec[1] = (tn_spec){TN_I64, call->out_spec[0].shape};
+    call->out_spec[1] = (tn_spec){ TN_I64, call->out_spec[0].shape };
     call->save_out = 2;
     return true;
 }
@@ -27,8 +27,8 @@ static int64_t topk_floor_bytes(const tn_op_call *call, bool backward) {
     return tn_call_in_bytes(call) + tn_call_out_bytes(call);
 }
 
-static const tn_input_def topk_inputs[] = {{.name = "x", .dtypes = TN_FLOATS, .doc = "any shape but a scalar"}};
-static const tn_output_def topk_outputs[] = {{"values", "like x with k elements along dim"}, {"indices", "i64: where they stood"}};
+static const tn_input_def topk_inputs[] = { { .name = "x", .dtypes = TN_FLOATS, .doc = "any shape but a scalar" } };
+static const tn_output_def topk_outputs[] = { { "values", "like x with k elements along dim" }, { "indices", "i64: where they stood" } };
 static const tn_attr_def topk_attrs[] = {
     TN_ATTR(tn_topk_args, k, TN_ATTR_INT, NULL, "how many"),
     TN_ATTR(tn_topk_args, dim, TN_ATTR_INT, "-1", "the axis"),
@@ -50,9 +50,14 @@ static const tn_op_def topk_def = {
     .check = topk_check,
     .forward[TN_DEVICE_CPU] = tn_topk_forward_cpu,
     .backward[TN_DEVICE_CPU] = tn_topk_backward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_topk_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_topk_backward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_topk_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_topk_workspace_cuda),
     .saved_bytes = topk_saved_bytes,
     .floor_bytes = topk_floor_bytes,
 };
@@ -67,7 +72,7 @@ static bool multinomial_check(tn_op_call *call) {
     TN_WANT(args->n_samples >= 0, call, TN_ERR_ARGUMENT, "n_samples %lld: wanted at least 0", (long long)args->n_samples);
     TN_WANT(args->replacement || args->n_samples <= size, call, TN_ERR_ARGUMENT, "%lld samples of %lld places without replacement",
             (long long)args->n_samples, (long long)size);
-    call->out_spec[0] = (tn_spec){TN_I64, tn_shape_of(x)};
+    call->out_spec[0] = (tn_spec){ TN_I64, tn_shape_of(x) };
     call->out_spec[0].shape.size[x->axes - 1] = args->n_samples;
     TN_WANT(size > 0 || tn_spec_numel(&call->out_spec[0]) == 0, call, TN_ERR_SHAPE, "samples of no places");
     return true;
@@ -83,9 +88,9 @@ static int64_t multinomial_floor_bytes(const tn_op_call *call, bool backward) {
 }
 
 static const tn_input_def multinomial_inputs[] = {
-    {.name = "weights", .dtypes = TN_FLOATS, .flags = TN_INPUT_NO_GRADIENT, .doc = "[.., v], >= 0"},
+    { .name = "weights", .dtypes = TN_FLOATS, .flags = TN_INPUT_NO_GRADIENT, .doc = "[.., v], >= 0" },
 };
-static const tn_output_def multinomial_outputs[] = {{"index", "i64 [.., n_samples]"}};
+static const tn_output_def multinomial_outputs[] = { { "index", "i64 [.., n_samples]" } };
 static const tn_attr_def multinomial_attrs[] = {
     TN_ATTR(tn_multinomial_args, n_samples, TN_ATTR_INT, "1", "draws from each row"),
     TN_ATTR(tn_multinomial_args, replacement, TN_ATTR_BOOL, "true", "false: no place twice from one row"),
@@ -106,14 +111,17 @@ static const tn_op_def multinomial_def = {
     .samples = tn_multinomial_samples,
     .check = multinomial_check,
     .forward[TN_DEVICE_CPU] = tn_multinomial_forward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_multinomial_forward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .workspace[TN_DEVICE_CPU] = tn_multinomial_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_multinomial_workspace_cuda),
     .saved_bytes = multinomial_saved_bytes,
     .floor_bytes = multinomial_floor_bytes,
 };
 
-static const tn_op_def *const sampling_ops[] = {&topk_def, &multinomial_def};
-const tn_op_family tn_family_sampling = {sampling_ops, TN_COUNT(sampling_ops)};
+static const tn_op_def *const sampling_ops[] = { &topk_def, &multinomial_def };
+const tn_op_family tn_family_sampling = { sampling_ops, TN_COUNT(sampling_ops) };
 
 /* ---- the calls ---- */
 

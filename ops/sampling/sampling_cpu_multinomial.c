@@ -99,8 +99,12 @@ size_t tn_multinomial_workspace(const tn_op_call *call, bool backward) {
 
 tn_status tn_multinomial_forward_cpu(tn_op_call *call) {
     const tn_tensor *x = call->in[0];
-    multinomial m = {.args = call->args, .weights = x, .size = x->shape[x->axes - 1], .index = call->out[0]->data, .rows = call->workspace,
-                     .refused_row = INT64_MAX};
+    multinomial m = { .args = call->args,
+                      .weights = x,
+                      .size = x->shape[x->axes - 1],
+                      .index = call->out[0]->data,
+                      .rows = call->workspace,
+                      .refused_row = INT64_MAX };
     if (call->out[0]->numel == 0) return TN_OK;
     int64_t n_rows = x->numel / m.size;
     tn_parallel_for(n_rows, tn_even_grain(n_rows, TASK_SIZE / m.size + 1, 1, call->threads), draw_rows, &m, call->threads);

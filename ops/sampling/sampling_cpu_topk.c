@@ -55,13 +55,13 @@ static void sink(candidate *heap, int64_t n, int64_t at) {
 
 static void first_of_line(const topk *t, candidate *heap, int64_t from) {
     int64_t k = t->k, stride = t->around.inner;
-    for (int64_t i = 0; i < k; i++) heap[i] = (candidate){key_at(t, from + i * stride), i};
+    for (int64_t i = 0; i < k; i++) heap[i] = (candidate){ key_at(t, from + i * stride), i };
     for (int64_t i = k / 2 - 1; i >= 0; i--) sink(heap, k, i);
     for (int64_t i = k; i < t->around.axis; i++) {
         int64_t key = key_at(t, from + i * stride);
         /* An equal one stands behind those met before it. */
         if (key <= heap[0].key) continue;
-        heap[0] = (candidate){key, i};
+        heap[0] = (candidate){ key, i };
         sink(heap, k, 0);
     }
     for (int64_t n = k - 1; n > 0; n--) {
@@ -116,7 +116,7 @@ size_t tn_topk_workspace(const tn_op_call *call, bool backward) {
 tn_status tn_topk_forward_cpu(tn_op_call *call) {
     const tn_topk_args *args = call->args;
     const tn_tensor *x = call->in[0];
-    topk t = {.x = x, .values = call->out[0], .indices = call->out[1], .k = args->k, .largest = args->largest, .heaps = call->workspace};
+    topk t = { .x = x, .values = call->out[0], .indices = call->out[1], .k = args->k, .largest = args->largest, .heaps = call->workspace };
     t.around = tn_around_axis(x->shape, x->axes, tn_axis_of(args->dim, x->axes));
     for_all_lines(&t, run_lines, call->threads);
     return TN_OK;
@@ -130,7 +130,7 @@ tn_status tn_topk_backward_cpu(tn_op_call *call) {
     const int64_t clear_grain = 1 << 18;
     tn_parallel_for((int64_t)tn_bytes(dx), clear_grain, clear_part, dx->data, call->threads);
     if (!call->dout[0]) return TN_OK;
-    topk t = {.x = dx, .values = call->dout[0], .indices = call->out[1], .k = args->k};
+    topk t = { .x = dx, .values = call->dout[0], .indices = call->out[1], .k = args->k };
     t.around = tn_around_axis(dx->shape, dx->axes, tn_axis_of(args->dim, dx->axes));
     for_all_lines(&t, scatter_lines, call->threads);
     return TN_OK;

@@ -19,8 +19,8 @@ static int64_t swiglu_floor_bytes(const tn_op_call *call, bool backward) {
     return (int64_t)tn_bytes(call->in[0]) * (backward ? 2 : 1) + tn_call_out_bytes(call);
 }
 
-static const tn_input_def swiglu_inputs[] = {{.name = "x", .dtypes = TN_FLOATS, .doc = "[.., 2f]"}};
-static const tn_output_def swiglu_outputs[] = {{"o", "[.., f]"}};
+static const tn_input_def swiglu_inputs[] = { { .name = "x", .dtypes = TN_FLOATS, .doc = "[.., 2f]" } };
+static const tn_output_def swiglu_outputs[] = { { "o", "[.., f]" } };
 
 static const tn_op_def swiglu_def = {
     .name = "swiglu",
@@ -34,14 +34,18 @@ static const tn_op_def swiglu_def = {
     .check = swiglu_check,
     .forward[TN_DEVICE_CPU] = tn_swiglu_forward_cpu,
     .backward[TN_DEVICE_CPU] = tn_swiglu_backward_cpu,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_swiglu_forward_cuda),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_swiglu_backward_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .saved_bytes = swiglu_saved_bytes,
     .floor_bytes = swiglu_floor_bytes,
 };
 
-static const tn_op_def *const swiglu_ops[] = {&swiglu_def};
-const tn_op_family tn_family_swiglu = {swiglu_ops, TN_COUNT(swiglu_ops)};
+static const tn_op_def *const swiglu_ops[] = { &swiglu_def };
+const tn_op_family tn_family_swiglu = { swiglu_ops, TN_COUNT(swiglu_ops) };
 
 tn_tensor *tn_swiglu(tn_tensor *x) {
     tn_tensor *o;

@@ -100,7 +100,7 @@ static void backward_f64(void *user, int64_t begin, int64_t end) {
 static tn_status run(tn_range_body f64, tn_range_body lanes, const tn_tensor *x, const tn_tensor *d, tn_tensor *to, int threads) {
     int64_t width = x->shape[x->axes - 1];
     if (x->numel == 0) return TN_OK;
-    tn_swiglu_job job = {.dtype = x->dtype, .f = width / 2, .x = x->data, .d = d ? d->data : NULL, .to = to->data};
+    tn_swiglu_job job = { .dtype = x->dtype, .f = width / 2, .x = x->data, .d = d ? d->data : NULL, .to = to->data };
     int64_t rows = x->numel / width;
     tn_parallel_for(rows, tn_even_grain(rows, SMALLEST_GRAIN / width, 1, threads), x->dtype == TN_F64 ? f64 : lanes, &job, threads);
     return TN_OK;

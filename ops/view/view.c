@@ -10,7 +10,7 @@ static int64_t nothing_saved(const tn_op_call *call) {
     return 0;
 }
 
-static const tn_input_def view_inputs[] = {{.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape"}};
+static const tn_input_def view_inputs[] = { { .name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape" } };
 
 /* Hands a tensor made in backward to the tape. */
 static bool pass_on(tn_op_call *call, tn_tensor *dx) {
@@ -96,8 +96,8 @@ static bool reshape_check(tn_op_call *call) {
 static bool reshape_view(tn_op_call *call) { return (call->out[0] = in_shape(call->in[0], &call->out_spec[0].shape)) != NULL; }
 static bool reshape_backward(tn_op_call *call) { return pass_on(call, in_shape(call->dout[0], &call->in_spec[0].shape)); }
 
-static const tn_output_def reshape_outputs[] = {{"o", "of the given shape"}};
-static const tn_attr_def reshape_attrs[] = {TN_ATTR(tn_reshape_args, shape, TN_ATTR_INT_LIST, NULL, "the new shape; one size may be -1")};
+static const tn_output_def reshape_outputs[] = { { "o", "of the given shape" } };
+static const tn_attr_def reshape_attrs[] = { TN_ATTR(tn_reshape_args, shape, TN_ATTR_INT_LIST, NULL, "the new shape; one size may be -1") };
 
 const tn_op_def tn_reshape_def = {
     .name = "reshape",
@@ -126,7 +126,7 @@ static bool permute_check(tn_op_call *call) {
     uint32_t seen = 0;
     TN_WANT(args->dims.axes == x->axes, call, TN_ERR_ARGUMENT, "dims has %d entries: wanted each of the %d axes once", args->dims.axes,
             x->axes);
-    call->out_spec[0] = (tn_spec){.dtype = x->dtype, .shape.axes = x->axes};
+    call->out_spec[0] = (tn_spec){ .dtype = x->dtype, .shape.axes = x->axes };
     for (int i = 0; i < x->axes; i++) {
         int axis = tn_axis_of(args->dims.size[i], x->axes);
         TN_WANT(axis >= 0, call, TN_ERR_ARGUMENT, "dims names axis %lld: wanted axes of x", (long long)args->dims.size[i]);
@@ -153,8 +153,8 @@ static bool permute_backward(tn_op_call *call) {
     return pass_on(call, tn_alias(dout, call->in_spec[0].shape, stride, 0));
 }
 
-static const tn_output_def permute_outputs[] = {{"o", "x with its axes in another order"}};
-static const tn_attr_def permute_attrs[] = {TN_ATTR(tn_permute_args, dims, TN_ATTR_INT_LIST, NULL, "axis i of o is axis dims[i] of x")};
+static const tn_output_def permute_outputs[] = { { "o", "x with its axes in another order" } };
+static const tn_attr_def permute_attrs[] = { TN_ATTR(tn_permute_args, dims, TN_ATTR_INT_LIST, NULL, "axis i of o is axis dims[i] of x") };
 
 const tn_op_def tn_permute_def = {
     .name = "permute",
@@ -186,7 +186,7 @@ static int64_t place_in(int64_t place, int64_t size) {
 tn_slice_range tn_slice_range_of(const tn_slice_args *args, const tn_shape *shape) {
     int axis = tn_axis_of(args->dim, shape->axes);
     int64_t size = shape->size[axis], start = place_in(args->start, size), end = place_in(args->end, size);
-    return (tn_slice_range){axis, start, args->step, end > start ? (end - start - 1) / args->step + 1 : 0};
+    return (tn_slice_range){ axis, start, args->step, end > start ? (end - start - 1) / args->step + 1 : 0 };
 }
 
 static bool slice_check(tn_op_call *call) {
@@ -210,7 +210,7 @@ static bool slice_view(tn_op_call *call) {
     return (call->out[0] = tn_alias(x, call->out_spec[0].shape, stride, range.count ? range.start * x->stride[range.axis] : 0)) != NULL;
 }
 
-static const tn_output_def slice_outputs[] = {{"o", "x with fewer elements along dim"}};
+static const tn_output_def slice_outputs[] = { { "o", "x with fewer elements along dim" } };
 static const tn_attr_def slice_attrs[] = {
     TN_ATTR(tn_slice_args, dim, TN_ATTR_INT, "0", "the axis"),
     TN_ATTR(tn_slice_args, start, TN_ATTR_INT, "0", "the first element; negative from the end"),
@@ -234,7 +234,9 @@ const tn_op_def tn_slice_def = {
     .check = slice_check,
     .view = slice_view,
     .backward[TN_DEVICE_CPU] = tn_slice_backward,
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_slice_backward),
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .saved_bytes = nothing_saved,
 };
 
@@ -246,7 +248,7 @@ static bool expand_check(tn_op_call *call) {
     int added = args->shape.axes - x->axes;
     TN_WANT(args->shape.axes <= TN_MAX_AXES && added >= 0, call, TN_ERR_ARGUMENT, "shape has %d axes: wanted %d to %d", args->shape.axes,
             x->axes, TN_MAX_AXES);
-    call->out_spec[0] = (tn_spec){x->dtype, args->shape};
+    call->out_spec[0] = (tn_spec){ x->dtype, args->shape };
     for (int i = 0; i < args->shape.axes; i++) {
         int64_t *size = &call->out_spec[0].shape.size[i], own = i < added ? 1 : x->shape[i - added];
         TN_WANT(*size >= 0 || (*size == -1 && i >= added), call, TN_ERR_ARGUMENT,
@@ -268,8 +270,9 @@ static bool expand_view(tn_op_call *call) {
     return (call->out[0] = tn_alias(x, *shape, stride, 0)) != NULL;
 }
 
-static const tn_output_def expand_outputs[] = {{"o", "x repeated"}};
-static const tn_attr_def expand_attrs[] = {TN_ATTR(tn_expand_args, shape, TN_ATTR_INT_LIST, NULL, "the shape to fill; -1 keeps x's size")};
+static const tn_output_def expand_outputs[] = { { "o", "x repeated" } };
+static const tn_attr_def expand_attrs[] = { TN_ATTR(tn_expand_args, shape, TN_ATTR_INT_LIST, NULL,
+                                                    "the shape to fill; -1 keeps x's size") };
 
 const tn_op_def tn_expand_def = {
     .name = "expand",
@@ -287,14 +290,17 @@ const tn_op_def tn_expand_def = {
     .check = expand_check,
     .view = expand_view,
     .workspace[TN_DEVICE_CPU] = tn_expand_workspace,
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_expand_workspace_cuda),
     .backward[TN_DEVICE_CPU] = tn_expand_backward_cpu,
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_expand_backward_cuda),
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .saved_bytes = nothing_saved,
 };
 
-static const tn_op_def *const view_ops[] = {&tn_reshape_def,    &tn_permute_def, &tn_slice_def, &tn_expand_def,
-                                            &tn_contiguous_def, &tn_cast_def,    &tn_copy_def,  &tn_concat_def};
-const tn_op_family tn_family_view = {view_ops, TN_COUNT(view_ops)};
+static const tn_op_def *const view_ops[] = { &tn_reshape_def,    &tn_permute_def, &tn_slice_def, &tn_expand_def,
+                                             &tn_contiguous_def, &tn_cast_def,    &tn_copy_def,  &tn_concat_def };
+const tn_op_family tn_family_view = { view_ops, TN_COUNT(view_ops) };
 
 /* ---- the calls ---- */
 
@@ -312,10 +318,10 @@ static int axis_or_fail(tn_tensor *x, int64_t dim, int axes, const char *call) {
     return axis;
 }
 
-tn_tensor *tn_reshape(tn_tensor *x, tn_int_list shape) { return apply(&tn_reshape_def, x, &(tn_reshape_args){shape}); }
-tn_tensor *tn_permute(tn_tensor *x, tn_int_list dims) { return apply(&tn_permute_def, x, &(tn_permute_args){dims}); }
+tn_tensor *tn_reshape(tn_tensor *x, tn_int_list shape) { return apply(&tn_reshape_def, x, &(tn_reshape_args){ shape }); }
+tn_tensor *tn_permute(tn_tensor *x, tn_int_list dims) { return apply(&tn_permute_def, x, &(tn_permute_args){ dims }); }
 tn_tensor *tn_slice(tn_tensor *x, tn_slice_args args) { return apply(&tn_slice_def, x, &args); }
-tn_tensor *tn_expand(tn_tensor *x, tn_int_list shape) { return apply(&tn_expand_def, x, &(tn_expand_args){shape}); }
+tn_tensor *tn_expand(tn_tensor *x, tn_int_list shape) { return apply(&tn_expand_def, x, &(tn_expand_args){ shape }); }
 
 tn_tensor *tn_flatten(tn_tensor *x, int64_t first, int64_t last) {
     if (!x) return NULL;
@@ -324,7 +330,7 @@ tn_tensor *tn_flatten(tn_tensor *x, int64_t first, int64_t last) {
     int from = axis_or_fail(x, first, x->axes, "tn_flatten"), to = axis_or_fail(x, last, x->axes, "tn_flatten");
     if (from < 0 || to < 0) return NULL;
     if (from > to) return tn_fail(x->cx, TN_ERR_ARGUMENT, "tn_flatten", "axis %d comes after axis %d", from, to);
-    tn_int_list shape = {0};
+    tn_int_list shape = { 0 };
     for (int i = 0; i < x->axes; i++) {
         if (i > from && i <= to) shape.size[shape.axes - 1] *= x->shape[i];
         else shape.size[shape.axes++] = x->shape[i];
@@ -338,7 +344,7 @@ tn_tensor *tn_squeeze(tn_tensor *x, int64_t dim) {
     if (axis < 0) return NULL;
     if (x->shape[axis] != 1)
         return tn_fail(x->cx, TN_ERR_SHAPE, "tn_squeeze", "axis %d has size %lld: wanted 1", axis, (long long)x->shape[axis]);
-    tn_int_list shape = {0};
+    tn_int_list shape = { 0 };
     for (int i = 0; i < x->axes; i++)
         if (i != axis) shape.size[shape.axes++] = x->shape[i];
     return tn_reshape(x, shape);
@@ -350,7 +356,7 @@ tn_tensor *tn_unsqueeze(tn_tensor *x, int64_t dim) {
         return tn_fail(x->cx, TN_ERR_SHAPE, "tn_unsqueeze", "x has %d axes already, the most there can be", x->axes);
     int axis = axis_or_fail(x, dim, x->axes + 1, "tn_unsqueeze");
     if (axis < 0) return NULL;
-    tn_int_list shape = {.axes = x->axes + 1};
+    tn_int_list shape = { .axes = x->axes + 1 };
     for (int i = 0; i < shape.axes; i++) shape.size[i] = i == axis ? 1 : x->shape[i - (i > axis)];
     return tn_reshape(x, shape);
 }
@@ -359,7 +365,7 @@ tn_tensor *tn_transpose(tn_tensor *x, int64_t dim_a, int64_t dim_b) {
     if (!x) return NULL;
     int a = axis_or_fail(x, dim_a, x->axes, "tn_transpose"), b = axis_or_fail(x, dim_b, x->axes, "tn_transpose");
     if (a < 0 || b < 0) return NULL;
-    tn_int_list dims = {.axes = x->axes};
+    tn_int_list dims = { .axes = x->axes };
     for (int i = 0; i < x->axes; i++) dims.size[i] = i == a ? b : i == b ? a : i;
     return tn_permute(x, dims);
 }

@@ -19,8 +19,8 @@ static int64_t cast_floor_bytes(const tn_op_call *call, bool backward) {
     return tn_call_in_bytes(call) + tn_call_out_bytes(call);
 }
 
-static const tn_input_def copy_inputs[] = {{.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape"}};
-static const tn_output_def copy_outputs[] = {{"o", "like x, dense"}};
+static const tn_input_def copy_inputs[] = { { .name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED, .doc = "any shape" } };
+static const tn_output_def copy_outputs[] = { { "o", "like x, dense" } };
 
 /* ---- contiguous and copy ---- */
 
@@ -36,12 +36,13 @@ tn_status tn_copy_forward(tn_op_call *call) {
     return device->interface->copy(device, call->out[0], call->in[0], call->cx->stream);
 }
 
-#define COPY(op_name, op_doc)                                                                                          \
-    {                                                                                                                  \
+#define COPY(op_name, op_doc)                                                                                                             \
+    {                                                                                                                                     \
         .name = #op_name, .family = "view", .doc = op_doc, .inputs = copy_inputs, .n_inputs = 1, .outputs = copy_outputs, .n_outputs = 1, \
-        .samples = tn_##op_name##_samples, .check = copy_check, .forward[TN_DEVICE_CPU] = tn_copy_forward,             \
-        .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE, .backward_tensors = copy_backward, .saved_bytes = nothing_saved, \
-        .floor_bytes = copy_floor_bytes                                                                                \
+        .samples = tn_##op_name##_samples, .check = copy_check, .forward[TN_DEVICE_CPU] = tn_copy_forward,                                \
+        .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_copy_forward), .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,                        \
+        .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE, .backward_tensors = copy_backward, .saved_bytes = nothing_saved,                  \
+        .floor_bytes = copy_floor_bytes                                                                                                   \
     }
 
 const tn_op_def tn_contiguous_def = COPY(contiguous, "the same values without gaps, in row-major order");
@@ -63,8 +64,8 @@ tn_status tn_cast_backward(tn_op_call *call) {
     return device->interface->copy(device, call->din[0], call->dout[0], call->cx->stream);
 }
 
-static const tn_output_def cast_outputs[] = {{"o", "like x, in dtype"}};
-static const tn_attr_def cast_attrs[] = {TN_ATTR(tn_cast_args, dtype, TN_ATTR_DTYPE, NULL, "the dtype of o")};
+static const tn_output_def cast_outputs[] = { { "o", "like x, in dtype" } };
+static const tn_attr_def cast_attrs[] = { TN_ATTR(tn_cast_args, dtype, TN_ATTR_DTYPE, NULL, "the dtype of o") };
 
 const tn_op_def tn_cast_def = {
     .name = "cast",
@@ -82,8 +83,12 @@ const tn_op_def tn_cast_def = {
     .check = cast_check,
     .forward[TN_DEVICE_CPU] = tn_copy_forward,
     .backward[TN_DEVICE_CPU] = tn_cast_backward,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_copy_forward),
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_cast_backward),
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .saved_bytes = nothing_saved,
     .floor_bytes = cast_floor_bytes,
 };
@@ -150,9 +155,10 @@ static bool concat_backward(tn_op_call *call) {
 }
 
 static const tn_input_def concat_inputs[] = {
-    {.name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED | TN_INPUT_VARIADIC, .doc = "one dtype, the same sizes but along dim"}};
-static const tn_output_def concat_outputs[] = {{"o", "the inputs one after the other"}};
-static const tn_attr_def concat_attrs[] = {TN_ATTR(tn_concat_args, dim, TN_ATTR_INT, "0", "the axis along which they follow each other")};
+    { .name = "x", .dtypes = TN_ANY_DTYPE, .flags = TN_INPUT_STRIDED | TN_INPUT_VARIADIC, .doc = "one dtype, the same sizes but along dim" }
+};
+static const tn_output_def concat_outputs[] = { { "o", "the inputs one after the other" } };
+static const tn_attr_def concat_attrs[] = { TN_ATTR(tn_concat_args, dim, TN_ATTR_INT, "0", "the axis along which they follow each other") };
 
 const tn_op_def tn_concat_def = {
     .name = "concat",
@@ -168,7 +174,9 @@ const tn_op_def tn_concat_def = {
     .samples = tn_concat_samples,
     .check = concat_check,
     .forward[TN_DEVICE_CPU] = tn_concat_forward,
+    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_concat_forward),
     .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
+    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
     .backward_tensors = concat_backward,
     .saved_bytes = nothing_saved,
     .floor_bytes = copy_floor_bytes,
@@ -205,19 +213,19 @@ static tn_tensor *apply(const tn_op_def *op, tn_tensor *x, const void *args) {
 tn_tensor *tn_contiguous(tn_tensor *x) { return x && tn_ready(x->cx) && tn_is_contiguous(x) ? x : apply(&tn_contiguous_def, x, NULL); }
 tn_tensor *tn_clone(tn_tensor *x) { return apply(&tn_copy_def, x, NULL); }
 tn_tensor *tn_cast(tn_tensor *x, tn_dtype dtype) {
-    return x && tn_ready(x->cx) && x->dtype == dtype ? x : apply(&tn_cast_def, x, &(tn_cast_args){dtype});
+    return x && tn_ready(x->cx) && x->dtype == dtype ? x : apply(&tn_cast_def, x, &(tn_cast_args){ dtype });
 }
 
 /* More tensors than an op takes are joined in equal groups first. */
 tn_tensor *tn_concat(tn_tensor *const *x, int n, int64_t dim) {
     tn_tensor *group[TN_OP_MAX_INPUTS], *o;
     if (!x || n < 1) return NULL;
-    if (n <= TN_OP_MAX_INPUTS) return tn_apply(&tn_concat_def, x, n, &(tn_concat_args){dim}, &o);
+    if (n <= TN_OP_MAX_INPUTS) return tn_apply(&tn_concat_def, x, n, &(tn_concat_args){ dim }, &o);
     for (int64_t i = 0; i < TN_OP_MAX_INPUTS; i++) {
         int begin = (int)(n * i / TN_OP_MAX_INPUTS), end = (int)(n * (i + 1) / TN_OP_MAX_INPUTS);
         group[i] = end - begin == 1 ? x[begin] : tn_concat(x + begin, end - begin, dim);
     }
-    return tn_apply(&tn_concat_def, group, TN_OP_MAX_INPUTS, &(tn_concat_args){dim}, &o);
+    return tn_apply(&tn_concat_def, group, TN_OP_MAX_INPUTS, &(tn_concat_args){ dim }, &o);
 }
 
 tn_tensor *tn_stack(tn_tensor *const *x, int n, int64_t dim) {

@@ -3,6 +3,10 @@
 
 #include "view.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 extern const tn_sample tn_reshape_samples[], tn_permute_samples[], tn_slice_samples[], tn_expand_samples[], tn_contiguous_samples[],
     tn_cast_samples[], tn_copy_samples[], tn_concat_samples[];
 extern const tn_op_def tn_reshape_def, tn_permute_def, tn_slice_def, tn_expand_def, tn_contiguous_def, tn_cast_def, tn_copy_def,
@@ -27,5 +31,10 @@ tn_status tn_slice_backward(tn_op_call *call);
 
 tn_status tn_expand_backward_cpu(tn_op_call *call);
 size_t tn_expand_workspace(const tn_op_call *call, bool backward);
+tn_status tn_expand_backward_cuda(tn_op_call *call);
+size_t tn_expand_workspace_cuda(const tn_op_call *call, bool backward);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
