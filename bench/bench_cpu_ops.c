@@ -40,7 +40,7 @@ static double copy_bandwidth(tn_context *cx) {
     tn_tensor *from = tn_zeros(cx, TN_U8, TN_SHAPE(BYTES)), *to = tn_zeros(cx, TN_U8, TN_SHAPE(BYTES));
     double best = 0;
     for (int round = 0; to && round < 2 * ROUNDS; round++) {
-        bench_copy copy = {from->data, to->data};
+        bench_copy copy = { from->data, to->data };
         double start = now_s();
         tn_parallel_for(BYTES, BYTES / tn_threads(cx), copy_range, &copy, tn_threads(cx));
         double rate = 2 * (double)BYTES / (now_s() - start);
@@ -60,18 +60,18 @@ typedef struct bench_case {
 } bench_case;
 
 static const bench_case cases[] = {
-    {.label = "add", .op = "add", .rows = 4096, .width = 4096, .pair = true},
-    {.label = "mul", .op = "mul", .rows = 4096, .width = 4096, .pair = true},
-    {.label = "mul by a row", .op = "mul", .rows = 4096, .width = 4096, .weight = true},
-    {.label = "exp", .op = "exp", .rows = 4096, .width = 4096},
-    {.label = "silu", .op = "act", .attrs = "{\"act\": \"silu\"}", .rows = 4096, .width = 4096},
-    {.label = "gelu", .op = "act", .attrs = "{\"act\": \"gelu\"}", .rows = 4096, .width = 4096},
-    {.label = "softmax(-1)", .op = "act", .attrs = "{\"act\": \"softmax\"}", .rows = 16384, .width = 1024},
-    {.label = "softmax(0)", .op = "act", .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .rows = 4096, .width = 4096},
-    {.label = "swiglu", .op = "swiglu", .rows = 4096, .width = 4096},
-    {.label = "dropout", .op = "dropout", .rows = 4096, .width = 4096},
-    {.label = "rms_norm", .op = "rms_norm", .rows = 16384, .width = 1024, .weight = true},
-    {.label = "layer_norm", .op = "layer_norm", .rows = 16384, .width = 1024, .weight = true, .bias = true},
+    { .label = "add", .op = "add", .rows = 4096, .width = 4096, .pair = true },
+    { .label = "mul", .op = "mul", .rows = 4096, .width = 4096, .pair = true },
+    { .label = "mul by a row", .op = "mul", .rows = 4096, .width = 4096, .weight = true },
+    { .label = "exp", .op = "exp", .rows = 4096, .width = 4096 },
+    { .label = "silu", .op = "act", .attrs = "{\"act\": \"silu\"}", .rows = 4096, .width = 4096 },
+    { .label = "gelu", .op = "act", .attrs = "{\"act\": \"gelu\"}", .rows = 4096, .width = 4096 },
+    { .label = "softmax(-1)", .op = "act", .attrs = "{\"act\": \"softmax\"}", .rows = 16384, .width = 1024 },
+    { .label = "softmax(0)", .op = "act", .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .rows = 4096, .width = 4096 },
+    { .label = "swiglu", .op = "swiglu", .rows = 4096, .width = 4096 },
+    { .label = "dropout", .op = "dropout", .rows = 4096, .width = 4096 },
+    { .label = "rms_norm", .op = "rms_norm", .rows = 16384, .width = 1024, .weight = true },
+    { .label = "layer_norm", .op = "layer_norm", .rows = 16384, .width = 1024, .weight = true, .bias = true },
 };
 
 typedef struct bench_result {
@@ -129,8 +129,8 @@ static bool bench_op(tn_context *cx, const bench_case *bench, tn_dtype dtype, do
         return false;
     }
     tn_scope *scope = tn_scope_begin(cx);
-    tn_tensor *in[TN_OP_MAX_INPUTS] = {NULL};
-    bench_result result = {0};
+    tn_tensor *in[TN_OP_MAX_INPUTS] = { NULL };
+    bench_result result = { 0 };
     if (make_inputs(cx, bench, dtype, in) > 0) run_case(cx, op, args, in, op->n_inputs, &result);
     if (!tn_failed(cx)) {
         printf("%-14s %-5s %7.0f", bench->label, tn_dtype_name(dtype), (double)tn_bytes(in[0]) / (1 << 20));
@@ -169,8 +169,8 @@ static bool bench_dispatch(tn_context *cx) {
 }
 
 int main(int argc, char **argv) {
-    tn_context *cx = tn_open(&(tn_options){.device = "cpu", .seed = 1, .history_events = -1});
-    static const tn_dtype dtypes[] = {TN_F32, TN_BF16, TN_F64};
+    tn_context *cx = tn_open(&(tn_options){ .device = "cpu", .seed = 1, .history_events = -1 });
+    static const tn_dtype dtypes[] = { TN_F32, TN_BF16, TN_F64 };
     double copy = tn_failed(cx) ? 0 : copy_bandwidth(cx);
     bool fine = copy > 0;
     printf("%s: copying %.1f GB/s (read + written)\n", tn_device_detail(cx), copy * 1e-9);
