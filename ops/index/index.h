@@ -3,7 +3,8 @@
  *     tn_tensor *h = tn_embedding(table, tokens);            table [v,d], tokens [b,n] -> [b,n,d]
  *     tn_tensor *p = tn_gather(logits, target, -1);          logits [b,v], target [b,1] -> [b,1]
  *
- * An index is i64 or i32 and is not differentiable; one that is negative or too large is an error that names it and its place.
+ * An index is i64 or i32 and is not differentiable; one that is negative or too large is an error that names it and its place. On CUDA
+ * it is so in debug contexts; in others it gives NaN (0 for integers) and no gradient.
  * Gradients of places read several times are summed in f32 (f64 for f64) in the order of the index, and rounded once.
  * Saved for backward: the index, numel x 8 bytes (4 for i32). */
 #ifndef TENON_INDEX_H

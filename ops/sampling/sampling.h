@@ -30,7 +30,8 @@ typedef struct tn_multinomial_args {
 } tn_multinomial_args;
 #define TN_MULTINOMIAL(...) ((tn_multinomial_args){ .n_samples = 1, .replacement = true, __VA_ARGS__ })
 /* Draws places from rows of weights [.., v], which need not sum to 1: i64 [.., n_samples]. Weights must be finite and not negative, with
- * one above 0 in every row (n_samples of them without replacement). Each sample takes one draw of the context's random stream. */
+ * one above 0 in every row (n_samples of them without replacement); on CUDA a row that has not gives -1 but in debug contexts, where it
+ * is the error it is on the CPU. Each sample takes one draw of the context's random stream. */
 TN_API tn_tensor *tn_multinomial(tn_tensor *weights, tn_multinomial_args args);
 
 #ifdef __cplusplus
