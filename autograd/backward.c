@@ -126,6 +126,7 @@ static void fill_call(tn_op_call *call, tn_node *node) {
     call->n_out = node->n_out;
     call->n_aux = node->n_aux;
     call->wants = node->wants;
+    call->transposed = node->transposed;
     call->in_spec = node->in_spec;
     call->save_in = call->save_out = 0;
     for (int i = 0; i < node->n_in; i++) {

@@ -166,6 +166,24 @@ static bool run_forward_kernel(tn_op_call *call) {
     return fine;
 }
 
+/* A gradient's place: dense, or with the last two axes swapped in memory. */
+static tn_tensor *new_gradient(const tn_op_call *call, int i) {
+    tn_shape shape = call->in_spec[i].shape;
+    int last = shape.axes - 1;
+    bool transposed = call->transposed >> i & 1;
+    if (transposed) {
+        shape.size[last] = call->in_spec[i].shape.size[last - 1];
+        shape.size[last - 1] = call->in_spec[i].shape.size[last];
+    }
+    tn_tensor *t = tn_tensor_new(call->cx, call->in_spec[i].dtype, &shape, true);
+    if (!t || !transposed) return t;
+    t->stride[last] = t->shape[last];
+    t->stride[last - 1] = 1;
+    t->shape[last] = shape.size[last - 1];
+    t->shape[last - 1] = shape.size[last];
+    return t;
+}
+
 static bool compute_backward(tn_op_call *call) {
     tn_tensor *given[TN_OP_MAX_INPUTS], *in_copies[TN_OP_MAX_INPUTS], *dout_copies[TN_OP_MAX_OUTPUTS];
     int n_dense = 0;
@@ -178,7 +196,7 @@ static bool compute_backward(tn_op_call *call) {
     fine = fine && make_dense(call->dout, call->n_out, call->op->flags & TN_OP_STRIDED_DOUT, dout_copies);
     for (int i = 0; fine && i < call->n_in; i++) {
         if (!(call->wants >> i & 1)) continue;
-        call->din[i] = tn_tensor_new(call->cx, call->in_spec[i].dtype, &call->in_spec[i].shape, true);
+        call->din[i] = new_gradient(call, i);
         fine = call->din[i] != NULL;
     }
     fine = fine && launch(call, call->op->backward[call->cx->device->kind], true);

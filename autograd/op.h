@@ -106,6 +106,8 @@ struct tn_op_call {
     const tn_spec *in_spec;             /* dtype and shape of every input, saved or not */
     tn_tensor *dout[TN_OP_MAX_OUTPUTS]; /* NULL: no gradient reached this output (never so for a single output) */
     tn_tensor *din[TN_OP_MAX_INPUTS];   /* written (not added to), NULL where not wanted; dense, the input's shape and dtype */
+    uint32_t transposed;                /* bit i: input i lay with its last two axes swapped in memory, and with
+                                           TN_OP_TRANSPOSED_DIN so does din[i] */
 
     void *workspace; /* workspace() bytes, undefined contents */
     size_t workspace_bytes;
@@ -173,9 +175,10 @@ typedef struct tn_sample {
 typedef enum tn_op_flags {
     TN_OP_VIEW = 1, /* outputs share the input's storage: view() makes them, no kernel runs */
     TN_OP_NOT_DIFFERENTIABLE = 2,
-    TN_OP_STRIDED_DOUT = 4,   /* backward follows dout's strides; without it dout is dense */
-    TN_OP_RANDOM = 8,         /* draws from the context's random stream */
-    TN_OP_THREADS_MATTER = 16 /* another number of CPU threads may round otherwise: sums that go through BLAS */
+    TN_OP_STRIDED_DOUT = 4,    /* backward follows dout's strides; without it dout is dense */
+    TN_OP_RANDOM = 8,          /* draws from the context's random stream */
+    TN_OP_THREADS_MATTER = 16, /* another number of CPU threads may round otherwise: sums that go through BLAS */
+    TN_OP_TRANSPOSED_DIN = 32  /* backward follows din's strides: the gradient of a transposed matrix is made as that matrix lies */
 } tn_op_flags;
 
 struct tn_op_def {

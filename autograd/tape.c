@@ -130,12 +130,26 @@ static tn_node *new_node(const tn_op_call *call) {
     return node;
 }
 
+/* Is t a dense matrix, or dense batch of them, seen transposed? */
+static bool lies_transposed(const tn_tensor *t) {
+    int n = t->axes;
+    int64_t dense = 1;
+    if (n < 2 || t->shape[n - 1] < 2 || t->shape[n - 2] < 2) return false;
+    for (int i = n - 1; i >= 0; i--) {
+        int axis = i == n - 1 ? n - 2 : i == n - 2 ? n - 1 : i;
+        if (t->shape[axis] != 1 && t->stride[axis] != dense) return false;
+        dense *= t->shape[axis];
+    }
+    return true;
+}
+
 static void describe_inputs(tn_node *node, const tn_op_call *call) {
     for (int i = 0; i < call->n_in; i++) {
         const tn_tensor *t = call->in[i];
         tn_spec *spec = &node->in_spec[i];
         spec->shape.axes = t ? t->axes : 0;
         spec->dtype = t ? t->dtype : TN_F32;
+        if (call->op->flags & TN_OP_TRANSPOSED_DIN && call->wants >> i & 1 && lies_transposed(t)) node->transposed |= 1u << i;
         for (int axis = 0; axis < spec->shape.axes; axis++) spec->shape.size[axis] = t->shape[axis];
     }
 }

@@ -33,11 +33,12 @@ struct tn_node {
     int16_t n_in, n_out, n_aux;
     bool released, pending;
     uint32_t wants;
-    uint32_t bytes;   /* of this allocation */
-    tn_tensor **dout; /* n_out gradients that have arrived so far */
-    tn_edge *edges;   /* n_in */
-    tn_saved *saved;  /* n_in inputs, n_out outputs, n_aux statistics */
-    tn_spec *in_spec; /* n_in */
+    uint32_t transposed; /* as in tn_op_call */
+    uint32_t bytes;      /* of this allocation */
+    tn_tensor **dout;    /* n_out gradients that have arrived so far */
+    tn_edge *edges;      /* n_in */
+    tn_saved *saved;     /* n_in inputs, n_out outputs, n_aux statistics */
+    tn_spec *in_spec;    /* n_in */
     void *args;
 };
 

@@ -13,7 +13,7 @@ typedef struct request {
     const tn_cli *cli;
     const char *device, *n_list, *csv_path, *json_path;
     tn_dtype dtype;
-    bool has_dtype, list, quick;
+    bool has_dtype, list, quick, largest;
     FILE *csv, *json;
 
     int64_t n[BENCH_MAX_ROWS]; /* --n */
@@ -24,7 +24,7 @@ typedef struct request {
     int n_tables, n_wrong;
 } request;
 
-static const char usage[] = "tenon-bench --list | [TABLE-GLOB...] [--device D] [--dtype T] [--n LIST] [--csv F] [--json F] [--quick]";
+static const char usage[] = "tenon-bench --list | [TABLE-GLOB...] [--device D] [--dtype T] [--n LIST | --largest] [--csv F] [--json F] [--quick]";
 static const char doc[] =
     "Measures the tables named (* and ? stand for other characters; all of them where none is named): device time in ms with cold\n"
     "caches, peak memory in MiB, the host's own time in ns. Every column is first compared with the CPU's f64 result. Printed are\n"
@@ -83,6 +83,8 @@ static void choose_rows(const request *r, const bench_run *run, bench_rows *rows
     if (r->n_count) {
         rows->n_rows = r->n_count;
         memcpy(rows->n, r->n, sizeof rows->n);
+    } else if (r->largest && n_own > 0) {
+        rows->n[rows->n_rows++] = own[n_own - 1];
     } else if (run->quick && n_own > 2) { /* the smallest and one from the middle */
         rows->n[rows->n_rows++] = own[0];
         rows->n[rows->n_rows++] = own[n_own / 2];
@@ -186,6 +188,7 @@ int main(int argc, char **argv) {
           .doc = "what to measure (auto: the first usable GPU, else the CPU, with smaller n)" },
         { "dtype", TN_CLI_CHOICE, &dtype, .choices = dtypes, .doc = "every table in this dtype instead of those --list shows" },
         { "n", TN_CLI_TEXT, &r.n_list, .argument = "LIST", .doc = "rows to run instead of the tables' own: 256,1024" },
+        { "largest", TN_CLI_FLAG, &r.largest, .doc = "only the last, largest row of each table" },
         { "csv", TN_CLI_TEXT, &r.csv_path, .argument = "FILE", .doc = "also write every row there, table by table" },
         { "json", TN_CLI_TEXT, &r.json_path, .argument = "FILE",
           .doc = "also write everything there at the end: machine, commit, method, rows" },

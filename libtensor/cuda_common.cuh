@@ -47,6 +47,16 @@ template <typename T> __device__ __forceinline__ void tn_store_pack(T *to, const
                  : "l"(__cvta_generic_to_global(to)), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
                  : "memory");
 }
+/* Number j of a pack that was read as words. To ask for several packs at once keep them like this: of a tn_pack nvcc extracts the
+ * elements right behind the load, which waits for it. */
+__device__ __forceinline__ uint4 tn_load_raw(const void *from) { return *reinterpret_cast<const uint4 *>(from); }
+__device__ __forceinline__ uint32_t tn_word_of(const uint4 &raw, int i) { return i == 0 ? raw.x : i == 1 ? raw.y : i == 2 ? raw.z : raw.w; }
+template <typename T> __device__ __forceinline__ tn_wide<T> tn_raw_element(const uint4 &raw, int j);
+template <> __device__ __forceinline__ float tn_raw_element<float>(const uint4 &raw, int j) { return __uint_as_float(tn_word_of(raw, j)); }
+template <> __device__ __forceinline__ float tn_raw_element<tn_cuda_bf16>(const uint4 &raw, int j) {
+    uint32_t word = tn_word_of(raw, j / 2);
+    return __uint_as_float(j & 1 ? word & 0xffff0000u : word << 16);
+}
 static inline bool tn_aligned16(const void *p) { return ((uintptr_t)p & 15) == 0; }
 
 /* Runs `body` with T the C++ type of a float dtype. */

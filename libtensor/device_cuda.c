@@ -1,5 +1,6 @@
 /* The CUDA device: memory, streams, events and copies through the runtime; kernels are in cuda_primitives.cu. */
 #include <cuda_runtime_api.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,11 @@
 #include "host_memory.h"
 
 #define MAX_STREAMS 32
-/* Copies from and to the host go through pinned pieces, so that the host's own memory may be pageable and the copy engine runs at full speed. */
+/* Copies from and to the host go through pinned pieces, so that the host's own memory may be pageable and the copy engine runs at full speed.
+ * Pinning costs milliseconds, so the pieces are made by the first copy that is worth it; small ones the driver stages itself. */
 #define PINNED_PIECE_BYTES ((size_t)4 << 20)
 #define PINNED_PIECES 2
+#define SMALL_COPY_BYTES ((size_t)64 << 10)
 
 typedef struct tn_cuda_device {
     tn_device base;
@@ -22,7 +25,7 @@ typedef struct tn_cuda_device {
     void *pinned[PINNED_PIECES];
     cudaEvent_t pinned_free[PINNED_PIECES]; /* recorded when the copy out of the piece was put on a stream */
     int next_piece;
-    int64_t *found; /* device memory for one index, from the driver: the allocator stands on this device */
+    int64_t *found; /* device memory for one index, made when first looked for, from the driver: the allocator stands on this device */
 } tn_cuda_device;
 
 static tn_cuda_device *cuda_of(tn_device *device) { return (tn_cuda_device *)device; }
@@ -110,8 +113,27 @@ static void *native_stream(tn_device *device, tn_stream stream) { return stream_
 
 /* ---- bytes ---- */
 
+static tn_status pin_pieces(tn_device *device) {
+    tn_cuda_device *cuda = cuda_of(device);
+    for (int i = 0; i < PINNED_PIECES; i++) {
+        if (!cuda->pinned_free[i])
+            RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&cuda->pinned_free[i], cudaEventDisableTiming), "cudaEventCreate"));
+        if (!cuda->pinned[i]) RETURN_UNLESS_OK(SAID(device, cudaMallocHost(&cuda->pinned[i], PINNED_PIECE_BYTES), "cudaMallocHost"));
+    }
+    return TN_OK;
+}
+
+/* From pageable memory the call returns once the driver has taken the bytes; to it, once they are there. */
+static tn_status copy_small(tn_device *device, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, tn_stream stream) {
+    RETURN_UNLESS_OK(SAID(device, cudaMemcpyAsync(to, from, bytes, kind, stream_of(device, stream)), "cudaMemcpyAsync"));
+    if (kind == cudaMemcpyHostToDevice) return TN_OK;
+    return SAID(device, cudaStreamSynchronize(stream_of(device, stream)), "cudaStreamSynchronize");
+}
+
 static tn_status copy_from_host(tn_device *device, void *to, const void *host, size_t bytes, tn_stream stream) {
     tn_cuda_device *cuda = cuda_of(device);
+    if (bytes <= SMALL_COPY_BYTES) return copy_small(device, to, host, bytes, cudaMemcpyHostToDevice, stream);
+    RETURN_UNLESS_OK(pin_pieces(device));
     for (size_t at = 0; at < bytes;) {
         size_t n = bytes - at < PINNED_PIECE_BYTES ? bytes - at : PINNED_PIECE_BYTES;
         int piece = cuda->next_piece;
@@ -130,6 +152,8 @@ static tn_status copy_from_host(tn_device *device, void *to, const void *host, s
 /* While one piece is copied out by the host, the next is on its way. */
 static tn_status copy_to_host(tn_device *device, void *host, const void *from, size_t bytes, tn_stream stream) {
     tn_cuda_device *cuda = cuda_of(device);
+    if (bytes <= SMALL_COPY_BYTES) return copy_small(device, host, from, bytes, cudaMemcpyDeviceToHost, stream);
+    RETURN_UNLESS_OK(pin_pieces(device));
     size_t n_pieces = (bytes + PINNED_PIECE_BYTES - 1) / PINNED_PIECE_BYTES;
     for (size_t i = 0; i <= n_pieces; i++) {
         if (i < n_pieces) {
@@ -155,6 +179,11 @@ static tn_status fill_bytes(tn_device *device, void *to, unsigned char byte, siz
     return SAID(device, cudaMemsetAsync(to, byte, bytes, stream_of(device, stream)), "cudaMemsetAsync");
 }
 
+static tn_status need_found(tn_device *device) {
+    tn_cuda_device *cuda = cuda_of(device);
+    return cuda->found ? TN_OK : SAID(device, cudaMalloc((void **)&cuda->found, sizeof *cuda->found), "cudaMalloc");
+}
+
 static tn_status read_found(tn_device *device, tn_stream stream, int64_t *at) {
     tn_cuda_device *cuda = cuda_of(device);
     RETURN_UNLESS_OK(
@@ -164,6 +193,7 @@ static tn_status read_found(tn_device *device, tn_stream stream, int64_t *at) {
 
 static tn_status find_other_byte(tn_device *device, const void *from, unsigned char byte, size_t bytes, size_t *at) {
     int64_t found = -1;
+    RETURN_UNLESS_OK(need_found(device));
     RETURN_UNLESS_OK(
         SAID(device, tn_cuda_find_other_byte(from, byte, bytes, cuda_of(device)->found, stream_of(device, 0)), "find_other_byte"));
     RETURN_UNLESS_OK(read_found(device, 0, &found));
@@ -194,6 +224,7 @@ static tn_status arange(tn_device *device, tn_tensor *to, tn_stream stream) {
 }
 
 static tn_status find_nonfinite(tn_device *device, const tn_tensor *t, int64_t *at, tn_stream stream) {
+    RETURN_UNLESS_OK(need_found(device));
     RETURN_UNLESS_OK(SAID(device, tn_cuda_find_nonfinite(t, cuda_of(device)->found, stream_of(device, stream)), "find_nonfinite"));
     return read_found(device, stream, at);
 }
@@ -254,44 +285,47 @@ static bool choose_path(tn_cuda_path best, tn_cuda_path *path, char *reason, siz
     return false;
 }
 
-static int find_device(char *reason, size_t n_bytes, struct cudaDeviceProp *properties) {
+/* The GPU that is used, looked for once: asking for all properties takes milliseconds. */
+static struct {
+    pthread_once_t once;
+    int ordinal; /* -1: there is none, for this reason */
+    struct cudaDeviceProp properties;
+    char reason[256];
+} gpu = { .once = PTHREAD_ONCE_INIT };
+
+static void find_gpu(void) {
     int n = 0;
     cudaError_t error = cudaGetDeviceCount(&n);
+    gpu.ordinal = -1;
     if (error != cudaSuccess || n == 0) {
         cudaGetLastError();
-        snprintf(reason, n_bytes, "no usable CUDA device: %s", error != cudaSuccess ? cudaGetErrorString(error) : "none is installed");
-        return -1;
+        snprintf(gpu.reason, sizeof gpu.reason, "no usable CUDA device: %s",
+                 error != cudaSuccess ? cudaGetErrorString(error) : "none is installed");
+        return;
     }
-    for (int i = 0; i < n; i++) {
-        if (cudaGetDeviceProperties(properties, i) != cudaSuccess) continue;
-        if (properties->major >= 8) return i;
-    }
+    for (int i = 0; i < n && gpu.ordinal < 0; i++)
+        if (cudaGetDeviceProperties(&gpu.properties, i) == cudaSuccess && gpu.properties.major >= 8) gpu.ordinal = i;
     cudaGetLastError();
-    snprintf(reason, n_bytes, "the CUDA device is %s with compute capability %d.%d; wanted 8.0 or higher", properties->name,
-             properties->major, properties->minor);
-    return -1;
+    snprintf(gpu.reason, sizeof gpu.reason, "the CUDA device is %.96s with compute capability %d.%d; wanted 8.0 or higher",
+             gpu.properties.name, gpu.properties.major, gpu.properties.minor);
 }
 
 static tn_status acquire(tn_cuda_device *cuda) {
     tn_device *device = &cuda->base;
     tn_stream first;
     RETURN_UNLESS_OK(SAID(device, cudaSetDevice(cuda->ordinal), "cudaSetDevice"));
-    RETURN_UNLESS_OK(stream_create(device, &first));
-    RETURN_UNLESS_OK(SAID(device, cudaMalloc((void **)&cuda->found, sizeof *cuda->found), "cudaMalloc"));
-    for (int i = 0; i < PINNED_PIECES; i++) {
-        RETURN_UNLESS_OK(SAID(device, cudaMallocHost(&cuda->pinned[i], PINNED_PIECE_BYTES), "cudaMallocHost"));
-        RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&cuda->pinned_free[i], cudaEventDisableTiming), "cudaEventCreate"));
-    }
-    return TN_OK;
+    return stream_create(device, &first);
 }
 
 tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
-    struct cudaDeviceProp properties;
-    memset(&properties, 0, sizeof properties);
-    int ordinal = find_device(reason, n_bytes, &properties);
-    if (ordinal < 0) return NULL;
+    pthread_once(&gpu.once, find_gpu);
+    if (gpu.ordinal < 0) {
+        snprintf(reason, n_bytes, "%s", gpu.reason);
+        return NULL;
+    }
+    const struct cudaDeviceProp *properties = &gpu.properties;
     tn_cuda_path path;
-    if (!choose_path(properties.major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE, &path, reason, n_bytes)) return NULL;
+    if (!choose_path(properties->major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE, &path, reason, n_bytes)) return NULL;
     tn_cuda_device *cuda = tn_host_calloc(sizeof *cuda);
     if (!cuda) {
         snprintf(reason, n_bytes, "the host has no memory left");
@@ -302,11 +336,11 @@ tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
                               .name = "cuda",
                               .threads = 1,
                               .cuda_path = path,
-                              .multiprocessors = properties.multiProcessorCount,
-                              .shared_bytes = properties.sharedMemPerBlockOptin };
-    cuda->ordinal = ordinal;
-    snprintf(cuda->base.detail, sizeof cuda->base.detail, "%.96s, %d multiprocessors, %.0f GiB", properties.name,
-             properties.multiProcessorCount, (double)properties.totalGlobalMem / (double)(1 << 30));
+                              .multiprocessors = properties->multiProcessorCount,
+                              .shared_bytes = properties->sharedMemPerBlockOptin };
+    cuda->ordinal = gpu.ordinal;
+    snprintf(cuda->base.detail, sizeof cuda->base.detail, "%.96s, %d multiprocessors, %.0f GiB", properties->name,
+             properties->multiProcessorCount, (double)properties->totalGlobalMem / (double)(1 << 30));
     if (acquire(cuda) == TN_OK) return &cuda->base;
     snprintf(reason, n_bytes, "%s", cuda->base.failure);
     close_cuda(&cuda->base);

@@ -1,6 +1,7 @@
 /* Matrix products on CUDA through cuBLASLt: row-major, batched, with bias and relu in the epilogue.
  *
- * The algorithm comes from cuBLASLt's heuristic, never from timing, so that runs repeat; it and the descriptors are kept per shape. */
+ * The algorithm comes from cuBLASLt's heuristic by a fixed rule, never from timing, so that runs repeat; it and the descriptors are kept
+ * per shape. */
 #ifndef TENON_GEMM_CUDA_H
 #define TENON_GEMM_CUDA_H
 

@@ -43,6 +43,17 @@ TN_HOST_DEVICE double tn_bits_double_(uint64_t u) {
     return x;
 }
 
+/* Both halves of a 32-bit product; of a plain 64-bit one nvcc adds the halves' zero upper parts up as well. */
+TN_HOST_DEVICE uint64_t tn_philox_product_(uint32_t a, uint32_t b) {
+#ifdef __CUDA_ARCH__
+    uint64_t product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+#else
+    return (uint64_t)a * b;
+#endif
+}
+
 typedef struct tn_philox_block {
     uint32_t word[4];
 } tn_philox_block;
@@ -50,7 +61,7 @@ typedef struct tn_philox_block {
 TN_HOST_DEVICE tn_philox_block tn_philox(tn_philox_block counter, uint32_t key0, uint32_t key1) {
     uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
     for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
+        uint64_t p0 = tn_philox_product_(0xd2511f53u, c0), p1 = tn_philox_product_(0xcd9e8d57u, c2);
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ key0;
         c1 = (uint32_t)p1;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ key1;

@@ -37,6 +37,44 @@ static void gradients_flow_and_add(void **state) {
     tn_close(cx);
 }
 
+/* The gradients of matrices seen transposed, or of copies of what is seen, into one leaf each; bit 0: a, bit 1: b. */
+static void transposed_product(tn_context *cx, tn_tensor *a, tn_tensor *b, int transposed, bool copied, double **da, double **db) {
+    tn_scope *s = tn_scope_begin(cx);
+    tn_tensor *left = transposed & 1 ? tn_transpose(a, -1, -2) : a, *right = transposed & 2 ? tn_transpose(b, -1, -2) : b;
+    if (copied) left = tn_contiguous(left), right = tn_contiguous(right);
+    tn_tensor *o = tn_matmul(left, right);
+    tn_clear_grad(a);
+    tn_clear_grad(b);
+    assert_true(tn_backward_with(tn_sum(tn_mul(o, o)), TN_BACKWARD(.retain = true)));
+    assert_true(tn_backward(tn_sum(tn_matmul(left, right)))); /* adds to what is there */
+    tn_scope_end(s);
+    *da = tn_test_doubles(tn_grad(a));
+    *db = tn_test_doubles(tn_grad(b));
+}
+
+static void gradients_of_transposed_matrices_are_those_of_copies(void **state) {
+    (void)state;
+    tn_context *cx = open();
+    for (int batch = 0; batch < 3; batch++) /* of neither, of a, of both */
+        for (int transposed = 0; transposed < 4; transposed++) {
+            int64_t m = 5, k = 4, n = 3, n_batch = 6, a0 = transposed & 1 ? k : m, a1 = transposed & 1 ? m : k;
+            int64_t b0 = transposed & 2 ? n : k, b1 = transposed & 2 ? k : n;
+            tn_tensor *a = tn_randn(cx, TN_F64, batch ? TN_SHAPE(n_batch, a0, a1) : TN_SHAPE(a0, a1));
+            tn_tensor *b = tn_randn(cx, TN_F64, batch == 2 ? TN_SHAPE(n_batch, b0, b1) : TN_SHAPE(b0, b1));
+            double *seen[2], *copied[2];
+            tn_require_grad(a, true);
+            tn_require_grad(b, true);
+            tn_test_note("batch %d, transposed %d", batch, transposed);
+            transposed_product(cx, a, b, transposed, false, &seen[0], &seen[1]);
+            transposed_product(cx, a, b, transposed, true, &copied[0], &copied[1]);
+            tn_test_close(copied[0], seen[0], a->numel, 1e-13, "da");
+            tn_test_close(copied[1], seen[1], b->numel, 1e-13, "db");
+            for (int i = 0; i < 2; i++) free(seen[i]), free(copied[i]);
+        }
+    tn_test_ok(cx);
+    tn_close(cx);
+}
+
 static void a_diamond_counts_every_path(void **state) {
     (void)state;
     tn_context *cx = open();
@@ -360,6 +398,7 @@ static void parameters_have_names_and_files(void **state) {
 
 static const struct CMUnitTest cases[] = {
     cmocka_unit_test(gradients_flow_and_add),
+    cmocka_unit_test(gradients_of_transposed_matrices_are_those_of_copies),
     cmocka_unit_test(a_diamond_counts_every_path),
     cmocka_unit_test(a_gradient_passed_on_twice_is_not_shared),
     cmocka_unit_test(inner_scopes_do_not_free_what_backward_needs),

@@ -6,21 +6,9 @@
 
 #include "tenon.h"
 
-/* Linear attention without its own op: causal sums over the sequence, one matrix product at a time. q, k, v are [b,n,h,d]. */
-static tn_tensor *linear_attention(tn_tensor *q, tn_tensor *k, tn_tensor *v, tn_tensor *g, tn_tensor *mask) {
-    tn_tensor *qh = tn_transpose(tn_silu(q), 1, 2), *kh = tn_transpose(tn_silu(k), 1, 2), *vh = tn_transpose(v, 1, 2);
-    tn_tensor *o = tn_matmul(tn_mul(tn_matmul(qh, tn_transpose(kh, -1, -2)), mask), vh);
-    return tn_mul(tn_transpose(o, 1, 2), tn_sigmoid(g));
-}
-
-static tn_tensor *lower_triangle(tn_context *cx, int64_t n) {
-    tn_tensor *row = tn_reshape(tn_arange(cx, TN_F32, n), TN_SHAPE(n, 1)), *column = tn_reshape(tn_arange(cx, TN_F32, n), TN_SHAPE(1, n));
-    return tn_cast(tn_le(column, row), TN_F32);
-}
-
 typedef struct model {
     tn_params *params;
-    tn_tensor *wq, *wk, *wv, *wg, *mask;
+    tn_tensor *wq, *wk, *wv, *wg, *theta;
     tn_adamw *opt;
 } model;
 
@@ -35,7 +23,9 @@ static double train_step(tn_context *cx, const model *m) {
     tn_tensor *k = tn_reshape(tn_linear(x, m->wk, NULL), TN_SHAPE(8, 32, 4, 16));
     tn_tensor *v = tn_reshape(tn_linear(x, m->wv, NULL), TN_SHAPE(8, 32, 4, 16));
     tn_tensor *g = tn_reshape(tn_linear(x, m->wg, NULL), TN_SHAPE(8, 32, 4, 16));
-    tn_tensor *o = linear_attention(q, k, v, g, m->mask);
+    tn_tensor *o = tn_linear_attention(q, k, v,
+                                       TN_LINEAR_ATTENTION(.g = g, .theta = m->theta, .kind = TN_ROTATE, .causal = true, .q_act = TN_SILU,
+                                                           .k_act = TN_SILU, .g_act = TN_SIGMOID));
     tn_tensor *loss = tn_mean(tn_mul(o, o));
     tn_backward(loss);
     tn_adamw_step(m->opt);
@@ -47,11 +37,12 @@ static double train_step(tn_context *cx, const model *m) {
 
 static model build(tn_context *cx) {
     tn_params *params = tn_params_new(cx);
-    model m = { .params = params, .mask = lower_triangle(cx, 32) };
+    model m = { .params = params };
     m.wq = weight(params, cx, "q");
     m.wk = weight(params, cx, "k");
     m.wv = weight(params, cx, "v");
     m.wg = weight(params, cx, "g");
+    m.theta = tn_params_add(params, tn_fill_uniform(tn_parameter(cx, TN_F32, TN_SHAPE(4, 8)), 0, 1), 0, "theta");
     m.opt = tn_adamw_new(params, TN_ADAMW(.lr = 1e-2));
     return m;
 }

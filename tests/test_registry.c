@@ -89,6 +89,8 @@ static void run_with_broadcast(run_how *how) {
     for (int i = 0; i < tn_sample_inputs_given(how->sample); i++) {
         const tn_sample_input *in = &how->sample->in[i];
         if (!in->present || in->shape.axes == 0 || in->shape.size[0] < 2) continue;
+        /* A list of integers, such as where sequences begin, has a meaning that one of them repeated does not. */
+        if (in->other_dtype && !tn_dtype_is_float(in->dtype) && in->fill == TN_FILL_LIST) continue;
         how->broadcast_input = i + 1;
         how->broadcast_dense = true;
         tn_run_note(how, "one slice repeated, stored");

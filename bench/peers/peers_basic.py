@@ -250,9 +250,25 @@ def loss_tables():
     return [
         Table("cross_entropy", "v50304", BOTH, [1024, 4096, 16384, 32768], [128], cross_entropy),
         Table("cross_entropy", "linear-d768-v50304", BOTH, [4096, 32768], [64], whole),
+        Table("cross_entropy", "linear-d768-v50304", ["speed-step"], [4096, 32768], [64], {"both_passes": (LossStep, LossStep.step)}),
         Table("reduce", None, ["speed-fwd"], WIDE_ROWS, WIDE_CPU_ROWS, reduce),
         Table("embedding", "d768-v50304", BOTH, [4096, 32768, 131072], [1024], embedding),
     ]
+
+
+class LossStep:
+    """linear_cross_entropy, forward and backward."""
+
+    @staticmethod
+    def loss(x, w, t):
+        return F.cross_entropy(F.linear(x, w), t)
+
+    def __init__(self, cx, n):
+        self.inputs = [cx.normal(n, MODEL_WIDTH), cx.normal(VOCABULARY, MODEL_WIDTH, deviation=0.05), cx.tokens(n)]
+
+    def step(self):
+        clear_grads(self.inputs)
+        self.loss(*self.inputs).backward()
 
 
 class Optimizer:
@@ -344,13 +360,18 @@ def make_sets(bench, cx, make, n):
     return sets
 
 
-def run_cell(bench, cx, kind, make, function, n, provider):
+def run_cell(bench, cx, kind, make, function, n, provider, compiled=None):
+    """`compiled`: what torch.compile made of the function before, for these shapes."""
     if kind == "speed-step":
         states = [make(cx, n) for _ in range(2)]
         for state in states:
+            if provider == "compile":
+                state.loss = compiled or torch.compile(make.loss, dynamic=False)
             function(state)
         return bench.measure(lambda i: lambda: function(states[i % 2]), 2)
-    if provider == "compile":
+    if compiled:
+        function = compiled
+    elif provider == "compile":
         torch._dynamo.reset()
         function = torch.compile(function, dynamic=False)
     if kind.startswith("memory"):
@@ -374,19 +395,23 @@ def rows_for(table, args):
     return [rows[0], rows[len(rows) // 2]] if args.quick and not args.n and len(rows) > 2 else rows
 
 
+def all_tables():
+    pointwise = pointwise_tables()
+    return pointwise[:1] + gemm_tables() + pointwise[1:] + softmax_tables() + norm_tables() + loss_tables() + optimizer_tables()
+
+
 def run(args, emit):
     bench = Bench(args.device, args.quick)
     emit({"peer": "torch " + torch.__version__, "device": torch.cuda.get_device_name() if bench.cuda else "cpu",
           "threads": torch.get_num_threads(), "copy_gb_per_s": bench.copy_gb_per_s()})
-    tables = pointwise_tables()[:1] + gemm_tables() + pointwise_tables()[1:] + softmax_tables() + norm_tables() + loss_tables()
-    for table, kind, dtype, name in cells(tables + optimizer_tables(), args.globs, args.dtypes):
+    for table, kind, dtype, name in cells(all_tables(), args.globs, args.dtypes):
         if kind.startswith("memory") and not bench.cuda:
             continue  # PyTorch keeps no such account of the CPU
         for n in rows_for(table, args):
             for column, (make, function) in table.columns.items():
                 if kind.endswith("bwd") and column in table.forward_only:
                     continue
-                for provider in ["eager"] if kind == "speed-step" else args.providers:
+                for provider in ["eager"] if kind == "speed-step" and not hasattr(make, "loss") else args.providers:
                     row = {"table": name, "n": n, "column": column, "provider": provider}
                     try:
                         torch.manual_seed(1337)

@@ -60,6 +60,7 @@ static const tn_op_def act_def = {
     .passes_gradient = act_passes_gradient,
     .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_act_forward_cuda),
     .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_act_backward_cuda),
+    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_softmax_workspace_cuda),
     .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
     .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
     .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,

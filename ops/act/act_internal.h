@@ -20,6 +20,7 @@ tn_status tn_act_forward_cuda(tn_op_call *call);
 tn_status tn_act_backward_cuda(tn_op_call *call);
 tn_status tn_softmax_forward_cuda(tn_op_call *call);
 tn_status tn_softmax_backward_cuda(tn_op_call *call);
+size_t tn_softmax_workspace_cuda(const tn_op_call *call, bool backward);
 
 #ifdef __cplusplus
 }

@@ -56,8 +56,8 @@ tn_status tn_cross_entropy_forward_cuda(tn_op_call *call) {
 tn_status tn_cross_entropy_backward_cuda(tn_op_call *call) {
     tn_entropy_rows_cuda rows = rows_of(call);
     void *scratch = (char *)call->workspace + first_bytes(call->in[1], rows.dtype, true);
-    tn_status status = tn_entropy_scale_cuda(call->device, call->dout[0], rows.target, rows.rows, rows.ignore_index, call->workspace,
-                                             scratch, call->stream);
+    tn_status status = tn_entropy_scale_cuda(call->device, rows.dtype, call->dout[0], rows.target, rows.rows, rows.ignore_index,
+                                             call->workspace, scratch, call->stream);
     if (status != TN_OK) return status;
     rows.scale = call->workspace;
     rows.ddtype = rows.dtype;

@@ -38,9 +38,19 @@ size_t tn_entropy_mean_bytes_cuda(int64_t rows);
 /* o = the sum of `loss` [rows] over the targets that count, by their number; 0 where there is none. */
 tn_status tn_entropy_mean_cuda(tn_device *device, const void *loss, const int64_t *target, int64_t rows, int64_t ignore_index, tn_tensor *o,
                                void *scratch, void *stream);
-/* *scale (wide) = do by the number of targets that count; 0 where there is none. */
-tn_status tn_entropy_scale_cuda(tn_device *device, const tn_tensor *dout, const int64_t *target, int64_t rows, int64_t ignore_index,
-                                void *scale, void *scratch, void *stream);
+/* *scale (wide) = do, or 1 where dout is NULL, by the number of targets that count; 0 where there is none. */
+tn_status tn_entropy_scale_cuda(tn_device *device, tn_dtype dtype, const tn_tensor *dout, const int64_t *target, int64_t rows,
+                                int64_t ignore_index, void *scale, void *scratch, void *stream);
+
+/* ---- for linear_cross_entropy: both passes over a chunk at once ---- */
+
+/* Does a row of so many f32 or bf16 logits fit on chip? */
+bool tn_entropy_fits_cuda(const tn_device *device, tn_dtype dtype, int64_t v);
+/* The loss of every row, and dlogits in the logits' place: rows start at whole 16 bytes, and what lies between v and the next 16 bytes
+ * becomes 0. For rows that fit. */
+tn_status tn_entropy_both_cuda(tn_device *device, const tn_entropy_rows_cuda *job, void *stream);
+/* to = from do, dense and of one shape. */
+tn_status tn_entropy_scaled_cuda(tn_device *device, const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, void *stream);
 
 #ifdef __cplusplus
 }

@@ -7,20 +7,23 @@ static bool linear_cross_entropy_check(tn_op_call *call) {
     if (!tn_cross_entropy_check_target(call, x, call->in[2])) return false;
     TN_WANT(weight->axes == 2 && weight->shape[1] == x->shape[x->axes - 1], call, TN_ERR_SHAPE, "wanted weight [v, %lld], x's last axis",
             (long long)x->shape[x->axes - 1]);
-    call->save_in = 7;
+    /* The gradients for do = 1. */
+    for (int i = 0; i < 2; i++) call->aux_spec[i] = tn_wants(call, i) ? tn_spec_like(call->in[i]) : (tn_spec){ x->dtype, TN_SHAPE(0) };
     return true;
 }
 
 static int64_t linear_cross_entropy_saved_bytes(const tn_op_call *call) {
-    int64_t rows = call->in[2]->numel, statistic = (int64_t)tn_dtype_size(tn_wide_dtype(call->in[0]->dtype));
-    return (int64_t)(tn_bytes(call->in[0]) + tn_bytes(call->in[1])) + rows * (8 + 2 * statistic);
+    int64_t bytes = 0;
+    for (int i = 0; i < 2; i++)
+        if (tn_wants(call, i)) bytes += (int64_t)tn_bytes(call->in[i]);
+    return bytes;
 }
 
-/* Forward reads x, weight and targets and writes a number; backward reads what was saved and do and writes dx and dweight. */
+/* Forward reads x, weight and targets and writes a number and the gradients for do = 1; backward reads these and do and writes dx and
+ * dweight. */
 static int64_t linear_cross_entropy_floor_bytes(const tn_op_call *call, bool backward) {
-    int64_t number = tn_call_out_bytes(call);
-    if (!backward) return tn_call_in_bytes(call) + number;
-    return number + linear_cross_entropy_saved_bytes(call) + (int64_t)(tn_bytes(call->in[0]) + tn_bytes(call->in[1]));
+    int64_t number = tn_call_out_bytes(call), gradients = linear_cross_entropy_saved_bytes(call);
+    return number + (backward ? 2 * gradients : tn_call_in_bytes(call) + gradients);
 }
 
 static const tn_input_def linear_cross_entropy_inputs[] = {

@@ -1,5 +1,6 @@
 /* linear_cross_entropy on the CPU: chunks of rows; the logits of one chunk lie in scratch, in f32 (f64 for f64). bf16 data is widened on
- * its way in, x a chunk and weight a panel of rows at a time, and the gradients are summed in f32 and rounded once. */
+ * its way in, x a chunk and weight a panel of rows at a time, and the gradients are summed in f32 and rounded once. The gradients are made
+ * in forward, from logits that are there, as if do were 1. */
 #include <string.h>
 
 #include "../../libtensor/gemm_cpu.h"
@@ -26,8 +27,8 @@ typedef struct tn_chunked {
     const char *x, *weight;
     char *dx, *dweight; /* NULL: not wanted */
 
-    /* scratch; the last four for bf16 only */
-    char *logits, *wide_x, *wide_panel, *wide_dx, *wide_dweight;
+    /* scratch; max and log_sum for gradients, the last four for bf16 */
+    char *logits, *max, *log_sum, *wide_x, *wide_panel, *wide_dx, *wide_dweight;
     size_t scratch_bytes;
 } tn_chunked;
 
@@ -45,10 +46,8 @@ static char *take(tn_chunked *job, char *workspace, int64_t elements) {
     return workspace ? workspace + at : NULL;
 }
 
-static const char *data_of(const tn_tensor *t) { return t ? t->data : NULL; }
-
 /* With the workspace NULL: only its size. */
-static tn_chunked chunked(const tn_op_call *call, char *workspace, bool backward) {
+static tn_chunked chunked(const tn_op_call *call, char *workspace) {
     const tn_tensor *x = call->in[0], *weight = call->in[1];
     tn_chunked job = { .dtype = x->dtype,
                        .wide = tn_wide_dtype(x->dtype),
@@ -57,8 +56,8 @@ static tn_chunked chunked(const tn_op_call *call, char *workspace, bool backward
                        .d = weight->shape[1],
                        .v = weight->shape[0],
                        .threads = tn_threads(call->cx),
-                       .x = data_of(x),
-                       .weight = data_of(weight) };
+                       .x = x->data,
+                       .weight = weight->data };
     job.element = tn_dtype_size(job.dtype);
     job.wide_element = tn_dtype_size(job.wide);
     job.gemm = job.wide == TN_F64 ? tn_gemm_f64 : tn_gemm_f32;
@@ -70,15 +69,19 @@ static tn_chunked chunked(const tn_op_call *call, char *workspace, bool backward
         job.wide_x = take(&job, workspace, job.chunk * job.d);
         job.wide_panel = take(&job, workspace, job.panel * job.d);
     }
-    if (!backward) return job;
-    job.dx = call->din[0] ? call->din[0]->data : NULL;
-    job.dweight = call->din[1] ? call->din[1]->data : NULL;
+    if (!call->wants) return job;
+    job.max = take(&job, workspace, job.chunk);
+    job.log_sum = take(&job, workspace, job.chunk);
+    if (tn_wants(call, 0)) job.dx = call->aux[0]->data;
+    if (tn_wants(call, 1)) job.dweight = call->aux[1]->data;
     if (job.half && job.dx) job.wide_dx = take(&job, workspace, job.chunk * job.d);
     if (job.half && job.dweight) job.wide_dweight = take(&job, workspace, job.v * job.d);
     return job;
 }
 
-size_t tn_linear_cross_entropy_workspace_cpu(const tn_op_call *call, bool backward) { return chunked(call, NULL, backward).scratch_bytes; }
+size_t tn_linear_cross_entropy_workspace_cpu(const tn_op_call *call, bool backward) {
+    return backward ? 0 : chunked(call, NULL).scratch_bytes;
+}
 
 /* ---- bf16 <-> f32 ---- */
 
@@ -149,48 +152,32 @@ static tn_status add_dweight(const tn_chunked *job, const void *x, int64_t first
                      job->half ? job->wide_dweight : job->dweight, job->d, job->threads, NULL);
 }
 
-/* The chunk as rows of logits; statistics that nobody keeps are not made. */
 static tn_entropy_rows chunk_entropy(const tn_op_call *call, const tn_chunked *job, int64_t first, int64_t rows) {
     const tn_cross_entropy_args *args = call->args;
-    tn_entropy_rows chunk = { .dtype = job->wide,
+    return (tn_entropy_rows){ .dtype = job->wide,
                               .rows = rows,
                               .v = job->v,
                               .ignore_index = args->ignore_index,
                               .logits = job->logits,
                               .target = (const int64_t *)call->in[2]->data + first,
+                              .max = job->max,
+                              .log_sum = job->log_sum,
                               .dlogits = job->logits };
-    if (call->aux[0]) {
-        chunk.max = (char *)call->aux[0]->data + (size_t)first * job->wide_element;
-        chunk.log_sum = (char *)call->aux[1]->data + (size_t)first * job->wide_element;
-    }
-    return chunk;
 }
 
 static int64_t rows_from(const tn_chunked *job, int64_t first) { return job->rows - first < job->chunk ? job->rows - first : job->chunk; }
 
 /* ---- calls ---- */
 
-tn_status tn_linear_cross_entropy_forward_cpu(tn_op_call *call) {
-    tn_chunked job = chunked(call, call->workspace, false);
-    tn_status status;
-    int64_t count = tn_cross_entropy_count(call, call->in[2], job.v, &status);
-    double loss = 0;
-    for (int64_t first = 0; status == TN_OK && first < job.rows; first += job.chunk) {
-        int64_t rows = rows_from(&job, first);
-        status = make_logits(&job, chunk_x(&job, first, rows), rows);
-        tn_entropy_rows chunk = chunk_entropy(call, &job, first, rows);
-        if (status == TN_OK) loss += tn_cross_entropy_sum(&chunk, job.threads);
-    }
-    if (status == TN_OK) tn_cross_entropy_store(call->out[0], count > 0 ? loss / (double)count : 0);
-    return status;
-}
-
-static tn_status backward_chunk(tn_op_call *call, const tn_chunked *job, int64_t first, double scale) {
+/* The loss of a chunk is added to *loss; `scale`: what a row's loss counts in the mean. */
+static tn_status run_chunk(const tn_op_call *call, const tn_chunked *job, int64_t first, double scale, double *loss) {
     int64_t rows = rows_from(job, first);
     const void *x = chunk_x(job, first, rows);
     tn_status status = make_logits(job, x, rows);
     if (status != TN_OK) return status;
     tn_entropy_rows chunk = chunk_entropy(call, job, first, rows);
+    *loss += tn_cross_entropy_sum(&chunk, job->threads);
+    if (!call->wants) return TN_OK;
     chunk.scale = scale;
     tn_cross_entropy_gradient(&chunk, job->threads);
     if (job->dweight) status = add_dweight(job, x, first, rows);
@@ -198,22 +185,47 @@ static tn_status backward_chunk(tn_op_call *call, const tn_chunked *job, int64_t
     return status;
 }
 
-static void clear(tn_tensor *gradient) {
-    if (gradient) memset(gradient->data, 0, tn_bytes(gradient));
+tn_status tn_linear_cross_entropy_forward_cpu(tn_op_call *call) {
+    tn_chunked job = chunked(call, call->workspace);
+    tn_status status;
+    int64_t count = tn_cross_entropy_count(call, call->in[2], job.v, &status);
+    double loss = 0, scale = count > 0 ? 1 / (double)count : 0;
+    for (int64_t first = 0; status == TN_OK && first < job.rows; first += job.chunk) status = run_chunk(call, &job, first, scale, &loss);
+    if (status != TN_OK) return status;
+    if (job.dweight && job.rows == 0) memset(job.dweight, 0, tn_bytes(call->aux[1]));
+    else if (job.dweight && job.half) convert(narrow_range, job.wide_dweight, job.dweight, job.v * job.d, job.threads);
+    tn_cross_entropy_store(call->out[0], count > 0 ? loss / (double)count : 0);
+    return TN_OK;
+}
+
+/* to = from times a number. */
+typedef struct tn_scaling {
+    const tn_tensor *from, *to;
+    double by;
+} tn_scaling;
+
+TN_SIMD_CLONES static void scale_f32(const tn_scaling *job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += TN_VF_LANES)
+        tn_lanes_store(TN_F32, job->to->data, i, end, tn_lanes_load(TN_F32, job->from->data, i, end) * (float)job->by);
+}
+TN_SIMD_CLONES static void scale_bf16(const tn_scaling *job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += TN_VF_LANES)
+        tn_lanes_store(TN_BF16, job->to->data, i, end, tn_lanes_load(TN_BF16, job->from->data, i, end) * (float)job->by);
+}
+
+static void scale_range(void *user, int64_t begin, int64_t end) {
+    const tn_scaling *job = user;
+    if (job->to->dtype == TN_F32) scale_f32(job, begin, end);
+    else if (job->to->dtype == TN_BF16) scale_bf16(job, begin, end);
+    else
+        for (int64_t i = begin; i < end; i++) ((double *)job->to->data)[i] = ((const double *)job->from->data)[i] * job->by;
 }
 
 tn_status tn_linear_cross_entropy_backward_cpu(tn_op_call *call) {
-    tn_chunked job = chunked(call, call->workspace, true);
-    tn_status status;
-    int64_t count = tn_cross_entropy_count(call, call->in[2], job.v, &status);
-    if (status != TN_OK) return status;
-    if (count == 0) {
-        clear(call->din[0]);
-        clear(call->din[1]);
-        return TN_OK;
+    for (int i = 0; i < 2; i++) {
+        if (!call->din[i]) continue;
+        tn_scaling job = { call->aux[i], call->din[i], tn_cross_entropy_load(call->dout[0]) };
+        tn_parallel_for(job.to->numel, tn_even_grain(job.to->numel, 16384, TN_VF_LANES, call->threads), scale_range, &job, call->threads);
     }
-    double scale = tn_cross_entropy_load(call->dout[0]) / (double)count;
-    for (int64_t first = 0; status == TN_OK && first < job.rows; first += job.chunk) status = backward_chunk(call, &job, first, scale);
-    if (job.half && job.dweight && status == TN_OK) convert(narrow_range, job.wide_dweight, job.dweight, job.v * job.d, job.threads);
-    return status;
+    return TN_OK;
 }

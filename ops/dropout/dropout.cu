@@ -96,7 +96,7 @@ template <typename T> void launch(tn_op_call *call, T *to, const T *from, int64_
     }
 }
 
-}  // namespace
+} // namespace
 
 extern "C" tn_status tn_dropout_cuda(tn_op_call *call) {
     const tn_dropout_args *args = (const tn_dropout_args *)call->args;
@@ -108,7 +108,7 @@ extern "C" tn_status tn_dropout_cuda(tn_op_call *call) {
         return tn_cuda_said(call->device, (int)cudaMemcpyAsync(to->data, from->data, tn_bytes(to), cudaMemcpyDeviceToDevice, stream),
                             "cudaMemcpyAsync");
     if (args->p == 1) return tn_cuda_said(call->device, (int)cudaMemsetAsync(to->data, 0, tn_bytes(to), stream), "cudaMemsetAsync");
-    dropout_mask mask = {args->seed, args->counter / 2, tn_dropout_threshold(args->p), 1 / (1 - args->p)};
+    dropout_mask mask = { args->seed, args->counter / 2, tn_dropout_threshold(args->p), 1 / (1 - args->p) };
     TN_WITH_FLOAT(to->dtype, T, (launch<T>(call, (T *)to->data, (const T *)from->data, to->numel, mask)));
     return tn_cuda_said(call->device, (int)cudaGetLastError(), "dropout");
 }

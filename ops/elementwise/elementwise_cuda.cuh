@@ -250,18 +250,28 @@ template <int Operands> __device__ __forceinline__ void offsets_of_element(const
     else offsets_of<Operands, int64_t>(nest, i, offset);
 }
 
+/* Which places of in[] an expression reads: a bit each. */
+#define PLACES_none 1
+#define PLACES_pass 1
+#define PLACES_a 3
+#define PLACES_b 5
+#define PLACES_ab 7
+#define PLACES_cond 3
+
 /* Both gradients of an op of two operands; in[] is d and the operands, or d and cond. */
-#define GRADIENTS_OP(name, groups_in_flight, inputs, cond_at)                                                          \
+#define GRADIENTS_OP(name, groups_in_flight, inputs, cond_at, reads_a, reads_b)                                        \
     struct name##_gradients {                                                                                          \
         static constexpr int n_in = inputs, n_out = 2, groups = groups_in_flight, cond = cond_at;                      \
         template <typename T> using out = T;                                                                           \
+        static constexpr unsigned places(int k) { return k == 0 ? PLACES_##reads_a : PLACES_##reads_b; }               \
         template <int k> static __device__ __forceinline__ float value(const float *in, const float *numbers) {        \
             return k == 0 ? name##_gradient_a(in, numbers) : name##_gradient_b(in, numbers);                           \
         }                                                                                                              \
     };
 #define BINARY_GRADIENTS_OP(name, doc, how, forward, forward_i64, reads_a, how_a, gradient_a, reads_b, how_b, gradient_b) \
-    GRADIENTS_OP(name, GROUPS_##how_b, 3, -1)
-#define CHOICE_GRADIENTS_OP(name, ...) GRADIENTS_OP(name, GROUPS_loop, 2, 1)
+    GRADIENTS_OP(name, GROUPS_##how_b, 3, -1, reads_a, reads_b)
+#define CHOICE_GRADIENTS_OP(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b)                 \
+    GRADIENTS_OP(name, GROUPS_loop, 2, 1, reads_a, reads_b)
 TN_BINARY_OPS(BINARY_GRADIENTS_OP)
 TN_CHOICE_OPS(CHOICE_GRADIENTS_OP)
 

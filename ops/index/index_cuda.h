@@ -1,4 +1,4 @@
-/* What embedding and gather share on CUDA: a stable sort of places by key, and rows summed by index. */
+/* What embedding and gather do on CUDA: rows summed by index, and a stable sort of places by key. */
 #ifndef TENON_INDEX_CUDA_H
 #define TENON_INDEX_CUDA_H
 
@@ -8,18 +8,11 @@
 extern "C" {
 #endif
 
-/* Keys in [0, limit]; `limit` itself stands for what belongs nowhere. */
+/* Keys in [0, limit]. */
 typedef struct tn_index_sort {
     int64_t n; /* below 2^31 */
     uint32_t limit;
-    /* Where keys come from: key i is index[i * stride], or keys[i] where index is NULL. What is not in [0, limit) becomes limit. */
-    const void *index;
-    bool wide_index;
-    int64_t stride;
     uint32_t *keys;
-    /* Cleared on the way, where not NULL. */
-    uint32_t *clear;
-    int64_t n_clear;
 } tn_index_sort;
 
 /* The places 0 .. n-1 ordered by key, equal keys by place: both lie in the scratch. */
@@ -33,8 +26,9 @@ tn_index_order tn_index_sorted(const tn_index_sort *sort, void *scratch, void *s
 /* table[r, :] := the sum of rows[i, :] over all i with index[i * stride] = r. */
 typedef struct tn_row_sums {
     tn_dtype dtype;
+    int multiprocessors;
     const void *index;
-    bool wide_index, plain;
+    bool wide_index, plain, hopper; /* hopper: kernels start behind each other */
     int64_t stride, n;     /* of the index */
     int64_t n_rows, width; /* of the table */
     const void *rows;

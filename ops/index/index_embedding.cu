@@ -2,30 +2,33 @@
  *
  * Forward copies: a group of lanes takes a place, each lane up to 4 packs of 16 bytes before it writes them.
  *
- * Backward sorts the places by row (index_sort.cu) and marks where each row's run begins and ends. Then
+ * Backward lists the places of each row (index_lists.cu), and then
  *
- *     runs of at most 32 places     a warp per row of the table and panel of columns adds them in order; rows without places get zeros
- *     longer runs                   the sorted places are cut every 32; a warp sums what a long run has in a piece. A piece holds the end
- *                                   of one long run and the beginning of another at most, hence two rows of partial sums:
+ *     rows of at most 32 places     a warp has a few rows and a panel of columns and adds their places in rising order: what comes next is
+ *                                   the least of those that lanes still hold. Rows without places get zeros
+ *     rows of more                  blocks beside those bring their places in order; then they are cut every 32, a warp sums a piece,
+ *                                   and a block adds the pieces' sums in order
  *
- *                                       | a a a b b c c c | c c c c c c c c | c c d d e e e e |
- *                                         ..        [1]c    [0]c              [0]c      [1]e
- *
- *                                   and a block per long run adds its partial sums in order
+ *         a | 5 . . |      b | . . . |      c | 0 1 2 .. 31 | 32 33 .. 63 | 64 .. |
  *
  * Every row of the table is written once, no sum depends on the order in which threads run, and one word that fills the whole batch is
- * still spread over all multiprocessors. Bytes: do and the table once, the index a few times, partial sums of long runs (2 / 32 of do
- * in f32 at most, written and read). */
+ * still spread over all multiprocessors. Bytes: do and the table once, the index and the lists (about 40 bytes a place), sums of pieces
+ * (2 / 32 of do in f32 at most, written and read). */
 #include "index_cuda.h"
+#include "index_lists.cuh"
 
 #include "../../libtensor/cuda_common.cuh"
 #include "../op_support.h"
 
 #define THREADS 256
-#define PIECE 32   /* sorted places, at most as many as a warp has lanes */
-#define COPIES 4   /* loads of a lane in forward */
-#define PANEL 2    /* loads of a lane from one place in backward */
-#define TOGETHER 4 /* places whose loads are on their way together */
+#define PIECE TN_INDEX_PIECE /* places, as many as a warp has lanes */
+#define COPIES 4             /* loads of a lane in forward */
+#define PIECE_PANEL 2        /* loads of a lane from one place in a piece */
+#define ROWS 4               /* of a warp */
+#define SORT_BLOCKS 132      /* that bring places in order, beside those that sum short rows */
+#define WINDOW_WORDS 4096    /* places are sorted as bits, so many words at a time */
+#define PARTS_COLUMNS 32
+#define PARTS_SLICES 8
 
 __device__ __forceinline__ int64_t index_at(const void *index, bool wide, int64_t at) {
     return wide ? ((const int64_t *)index)[at] : (int64_t)((const int32_t *)index)[at];
@@ -85,179 +88,249 @@ extern "C" tn_status tn_embedding_forward_cuda(tn_op_call *call) {
 
 /* ---- sums of rows ---- */
 
-/* Where the places of a row lie among the sorted ones; both 0 where there are none. */
-struct run_bounds {
-    uint32_t begin, end;
-};
-
-__global__ void __launch_bounds__(THREADS) mark_runs(run_bounds *runs, const uint32_t *keys, int64_t n, int64_t n_rows) {
-    for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) {
-        uint32_t key = keys[i];
-        if (key >= n_rows) continue;
-        if (i == 0 || keys[i - 1] != key) runs[key].begin = (uint32_t)i;
-        if (i == n - 1 || keys[i + 1] != key) runs[key].end = (uint32_t)i + 1;
-    }
-}
-
-__device__ __forceinline__ bool is_long(const run_bounds &run) { return run.end - run.begin > PIECE; }
-
 template <typename T> struct row_sums {
     const T *rows;
     T *table;
-    tn_wide<T> *parts; /* [piece][2][width] */
-    const run_bounds *runs;
-    const uint32_t *keys, *places;
-    int64_t n, n_rows, width, n_panels, n_pieces;
+    tn_wide<T> *parts; /* [piece][width] */
+    tn_index_lists lists;
+    int64_t n, n_rows, width, n_panels;
+    bool hopper;
 };
 
-/* What a lane has of the sum of some rows: columns lane, lane + 32, ... of a panel, in packs of N. */
-template <typename T, int N> struct panel_sum {
-    typedef tn_wide<T> W;
-    struct alignas(N * sizeof(T)) group {
-        T at[N];
-    };
-    W at[PANEL][N];
+/* Places as bits of a window over all n: in order by themselves. A block has a row. */
+__device__ __forceinline__ void sort_long_rows(const tn_index_lists &lists, int64_t n, uint32_t n_blocks) {
+    __shared__ uint32_t present[WINDOW_WORDS], of_warp[THREADS / TN_WARP];
+    const int own_words = WINDOW_WORDS / THREADS;
+    int lane = threadIdx.x % TN_WARP, warp = threadIdx.x / TN_WARP;
+    for (uint32_t r = blockIdx.x; r < lists.totals[TN_INDEX_LONG_ROWS]; r += n_blocks) {
+        tn_index_long_row row = lists.long_rows[r];
+        uint32_t done = 0;
+        for (int64_t base = 0; base < n && done < row.count; base += 32 * WINDOW_WORDS) {
+            for (int w = threadIdx.x; w < WINDOW_WORDS; w += THREADS) present[w] = 0;
+            __syncthreads();
+            for (uint32_t k = threadIdx.x; k < row.count; k += THREADS) {
+                int64_t at = (int64_t)lists.places[row.begin + k] - base;
+                if (at >= 0 && at < 32 * WINDOW_WORDS) atomicOr(&present[at / 32], 1u << at % 32);
+            }
+            __syncthreads();
+            uint32_t own = 0;
+            for (int w = 0; w < own_words; w++) own += __popc(present[threadIdx.x * own_words + w]);
+            uint32_t upto = own;
+            for (int step = 1; step < TN_WARP; step *= 2) {
+                uint32_t below = __shfl_up_sync(0xffffffffu, upto, step);
+                if (lane >= step) upto += below;
+            }
+            if (lane == TN_WARP - 1) of_warp[warp] = upto;
+            __syncthreads();
+            uint32_t to = row.begin + done + upto - own;
+            for (int w = 0; w < THREADS / TN_WARP; w++) {
+                if (w < warp) to += of_warp[w];
+                done += of_warp[w];
+            }
+            for (int w = 0; w < own_words; w++)
+                for (uint32_t bits = present[threadIdx.x * own_words + w]; bits; bits &= bits - 1)
+                    lists.sorted[to++] = (uint32_t)(base + (threadIdx.x * own_words + w) * 32 + __ffs(bits) - 1);
+            __syncthreads();
+        }
+        for (uint32_t k = threadIdx.x; k * TN_INDEX_PIECE < row.count; k += THREADS) lists.piece_of[row.first_piece + k] = r;
+    }
+}
 
-    /* Of at most a warp's size of places; every lane knows one. */
-    __device__ __forceinline__ void add(const row_sums<T> &s, uint32_t begin, uint32_t end, int64_t column) {
-        int n = (int)(end - begin), lane = threadIdx.x % TN_WARP;
-        uint32_t place = lane < n ? s.places[begin + lane] : 0;
+template <typename T, int N> struct alignas(N * sizeof(T)) column_group {
+    T at[N];
+};
+
+/* What a lane has of the sum of some places: columns lane, lane + 32, ... of a panel, in groups of N. */
+template <typename T, int N, int Panel> struct panel_sum {
+    typedef tn_wide<T> W;
+    typedef column_group<T, N> group;
+    static constexpr int together = Panel > 2 ? 2 : 4; /* places whose loads are on their way together */
+    W at[Panel][N];
+
+    /* Of n places, at most a warp's size: a lane holds one, or UINT32_MAX. In rising order, whoever holds them. */
+    __device__ __forceinline__ void add(const row_sums<T> &s, uint32_t held, int n, int64_t column) {
         const T *from = s.rows + column;
-        bool inside[PANEL];
+        bool inside[Panel];
 #pragma unroll
-        for (int p = 0; p < PANEL; p++) {
+        for (int p = 0; p < Panel; p++) {
             inside[p] = column + p * TN_WARP * N < s.width;
 #pragma unroll
             for (int j = 0; j < N; j++) at[p][j] = 0;
         }
 #pragma unroll 1
-        for (int first = 0; first < n; first += TOGETHER) {
+        for (int first = 0; first < n; first += together) {
             union raw {
                 group values;
                 uint4 bits;
-            } read[TOGETHER][PANEL];
+            } read[together][Panel];
 #pragma unroll
-            for (int k = 0; k < TOGETHER; k++) {
-                const T *row = from + __shfl_sync(0xffffffffu, place, (first + k) % TN_WARP) * s.width;
+            for (int k = 0; k < together; k++) {
+                uint32_t place = __reduce_min_sync(0xffffffffu, held);
+                if (held == place) held = UINT32_MAX;
 #pragma unroll
-                for (int p = 0; p < PANEL; p++) {
+                for (int p = 0; p < Panel; p++) {
                     read[k][p].bits = make_uint4(0, 0, 0, 0);
-                    if (inside[p] && first + k < n) read[k][p].values = *(const group *)(row + p * TN_WARP * N);
+                    if (inside[p] && first + k < n) read[k][p].values = *(const group *)(from + (int64_t)place * s.width + p * TN_WARP * N);
                 }
             }
 #pragma unroll
-            for (int k = 0; k < TOGETHER; k++)
+            for (int k = 0; k < together; k++)
 #pragma unroll
-                for (int p = 0; p < PANEL; p++)
+                for (int p = 0; p < Panel; p++)
 #pragma unroll
                     for (int j = 0; j < N; j++) at[p][j] += tn_widen(read[k][p].values.at[j]);
         }
     }
-};
-
-template <typename T, bool Packed> __global__ void __launch_bounds__(THREADS, 3) sum_short_runs(row_sums<T> s) {
-    constexpr int N = Packed ? tn_pack<T>::n : 1;
-    int lane = threadIdx.x % TN_WARP;
-    int64_t n_tasks = s.n_rows * s.n_panels, step = (int64_t)gridDim.x * (THREADS / TN_WARP);
-    for (int64_t task = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / TN_WARP; task < n_tasks; task += step) {
-        int64_t row = task / s.n_panels, column = ((task - row * s.n_panels) * PANEL * TN_WARP + lane) * N;
-        run_bounds run = s.runs[row];
-        if (is_long(run)) continue;
-        panel_sum<T, N> sum;
-        sum.add(s, run.begin, run.end, column);
+    __device__ __forceinline__ void store(const row_sums<T> &s, int64_t row, int64_t column) const {
 #pragma unroll
-        for (int p = 0; p < PANEL; p++) {
+        for (int p = 0; p < Panel; p++) {
             int64_t c = column + p * TN_WARP * N;
             if (c >= s.width) continue;
-            typename panel_sum<T, N>::group result;
+            if constexpr (N > 1) {
+                tn_pack<T> result;
 #pragma unroll
-            for (int j = 0; j < N; j++) result.at[j] = tn_narrow<T>(sum.at[p][j]);
-            *(typename panel_sum<T, N>::group *)(s.table + row * s.width + c) = result;
+                for (int j = 0; j < N; j++) result.at[j] = tn_narrow<T>(at[p][j]);
+                tn_store_pack(s.table + row * s.width + c, result);
+            } else {
+                s.table[row * s.width + c] = tn_narrow<T>(at[p][0]);
+            }
         }
     }
-}
+};
 
-/* A warp has a piece and a panel. Slot 0 is for the run the piece begins with, slot 1 for another that it ends with. */
-template <typename T, bool Packed> __global__ void __launch_bounds__(THREADS, 3) sum_pieces(row_sums<T> s) {
-    constexpr int N = Packed ? tn_pack<T>::n : 1;
+/* The first blocks sort the places of long rows. The places of a warp's next row are read while it sums one. */
+template <typename T, int N, int Panel> __global__ void __launch_bounds__(THREADS, Panel > 2 ? 2 : 3) sum_short_rows(row_sums<T> s) {
+    tn_let_next_start();
+    tn_wait_for_last();
+    if (blockIdx.x < SORT_BLOCKS) {
+        sort_long_rows(s.lists, s.n, SORT_BLOCKS);
+        return;
+    }
     int lane = threadIdx.x % TN_WARP;
-    int64_t n_tasks = s.n_pieces * s.n_panels, step = (int64_t)gridDim.x * (THREADS / TN_WARP);
+    int64_t task = ((int64_t)(blockIdx.x - SORT_BLOCKS) * THREADS + threadIdx.x) / TN_WARP, rows = task / s.n_panels * ROWS;
+    int64_t column = (task % s.n_panels * Panel * TN_WARP + lane) * N;
+    bool has_row = lane < ROWS && rows + lane < s.n_rows;
+    uint32_t count = has_row ? s.lists.count[rows + lane] : UINT32_MAX, begin = has_row ? s.lists.begin[rows + lane] : 0;
+    uint32_t next = 0;
+#pragma unroll 1
+    for (int r = -1; r < ROWS; r++) {
+        uint32_t held = next;
+        if (r + 1 < ROWS) {
+            uint32_t n = __shfl_sync(0xffffffffu, count, r + 1), at = __shfl_sync(0xffffffffu, begin, r + 1);
+            next = n <= PIECE && (uint32_t)lane < n ? s.lists.places[at + lane] : UINT32_MAX;
+        }
+        uint32_t n = __shfl_sync(0xffffffffu, count, r < 0 ? 0 : r);
+        if (r < 0 || n > PIECE) continue; /* a long row, or none */
+        panel_sum<T, N, Panel> sum;
+        sum.add(s, held, (int)n, column);
+        sum.store(s, rows + r, column);
+    }
+}
+
+/* A warp has a piece of a long row and a panel. */
+template <typename T, int N> __global__ void __launch_bounds__(THREADS, 3) sum_pieces(row_sums<T> s) {
+    tn_let_next_start();
+    tn_wait_for_last();
+    int lane = threadIdx.x % TN_WARP;
+    int64_t n_tasks = s.lists.totals[TN_INDEX_PIECES] * s.n_panels, step = (int64_t)gridDim.x * (THREADS / TN_WARP);
     for (int64_t task = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / TN_WARP; task < n_tasks; task += step) {
-        int64_t piece = task / s.n_panels, column = ((task - piece * s.n_panels) * PANEL * TN_WARP + lane) * N;
-        uint32_t begin = (uint32_t)(piece * PIECE), end = s.n - begin < PIECE ? (uint32_t)s.n : begin + PIECE;
-        uint32_t row[2] = { s.keys[begin], s.keys[end - 1] };
-        for (int slot = 0; slot < 2; slot++) {
-            if (row[slot] >= s.n_rows || (slot == 1 && row[1] == row[0])) continue;
-            run_bounds run = s.runs[row[slot]];
-            if (!is_long(run)) continue;
-            panel_sum<T, N> sum;
-            sum.add(s, run.begin > begin ? run.begin : begin, run.end < end ? run.end : end, column);
-            tn_wide<T> *part = s.parts + (2 * piece + slot) * s.width;
+        int64_t piece = task / s.n_panels, column = ((task - piece * s.n_panels) * PIECE_PANEL * TN_WARP + lane) * N;
+        tn_index_long_row row = s.lists.long_rows[s.lists.piece_of[piece]];
+        uint32_t from = (uint32_t)(piece - row.first_piece) * PIECE, left = row.count - from, n = left < PIECE ? left : PIECE;
+        uint32_t held = (uint32_t)lane < n ? s.lists.sorted[row.begin + from + lane] : UINT32_MAX;
+        panel_sum<T, N, PIECE_PANEL> sum;
+        sum.add(s, held, (int)n, column);
 #pragma unroll
-            for (int p = 0; p < PANEL; p++)
+        for (int p = 0; p < PIECE_PANEL; p++)
 #pragma unroll
-                for (int j = 0; j < N; j++) {
-                    int64_t c = column + p * TN_WARP * N + j;
-                    if (c < s.width) part[c] = sum.at[p][j];
-                }
-        }
+            for (int j = 0; j < N; j++) {
+                int64_t c = column + p * TN_WARP * N + j;
+                if (c < s.width) s.parts[piece * s.width + c] = sum.at[p][j];
+            }
     }
 }
 
-/* A block looks at the one long run that may begin in its piece and adds the run's partial sums, in f64. */
-template <typename T> __global__ void __launch_bounds__(THREADS) sum_parts(row_sums<T> s) {
-    for (int64_t piece = blockIdx.x; piece < s.n_pieces; piece += gridDim.x) {
-        uint32_t begin = (uint32_t)(piece * PIECE), end = s.n - begin < PIECE ? (uint32_t)s.n : begin + PIECE;
-        uint32_t row = s.keys[end - 1];
-        if (row >= s.n_rows) continue;
-        run_bounds run = s.runs[row];
-        if (!is_long(run) || run.begin < begin) continue;
-        int64_t last = (run.end - 1) / PIECE;
-        const tn_wide<T> *first_part = s.parts + (2 * piece + (run.begin > begin ? 1 : 0)) * s.width;
-        for (int64_t c = threadIdx.x; c < s.width; c += THREADS) {
-            double sum = first_part[c];
+/* A block adds the pieces' sums of a long row in 32 columns: eight slices of the pieces, each in order, then the slices in order; in f64. */
+template <typename T> __global__ void __launch_bounds__(PARTS_COLUMNS *PARTS_SLICES) sum_parts(row_sums<T> s) {
+    __shared__ double of_slice[PARTS_SLICES][PARTS_COLUMNS];
+    tn_wait_for_last();
+    int64_t groups = (s.width + PARTS_COLUMNS - 1) / PARTS_COLUMNS, n_tasks = s.lists.totals[TN_INDEX_LONG_ROWS] * groups;
+    for (int64_t task = blockIdx.x; task < n_tasks; task += gridDim.x) {
+        tn_index_long_row row = s.lists.long_rows[task / groups];
+        int64_t c = task % groups * PARTS_COLUMNS + threadIdx.x, n = (row.count + PIECE - 1) / PIECE;
+        int64_t slice = (n + PARTS_SLICES - 1) / PARTS_SLICES, begin = threadIdx.y * slice, end = begin + slice < n ? begin + slice : n;
+        const tn_wide<T> *parts = s.parts + (int64_t)row.first_piece * s.width + c;
+        double sum = 0;
+        if (c < s.width) {
 #pragma unroll 8
-            for (int64_t next = piece + 1; next <= last; next++) sum += s.parts[2 * next * s.width + c];
-            s.table[row * s.width + c] = tn_narrow<T>((tn_wide<T>)sum);
+            for (int64_t i = begin; i < end; i++) sum += parts[i * s.width];
         }
+        of_slice[threadIdx.y][threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.y == 0 && c < s.width) {
+            for (int i = 1; i < PARTS_SLICES; i++) sum += of_slice[i][threadIdx.x];
+            s.table[(int64_t)row.row * s.width + c] = tn_narrow<T>((tn_wide<T>)sum);
+        }
+        __syncthreads();
     }
 }
 
-static int64_t pieces_of(int64_t n) { return (n + PIECE - 1) / PIECE; }
-static size_t up_to_16(size_t bytes) { return (bytes + 15) & ~(size_t)15; }
+/* ---- launches ---- */
+
+static size_t parts_bytes(tn_dtype dtype, int64_t n, int64_t width) {
+    return (size_t)(tn_index_most_pieces(n) * width) * (dtype == TN_F64 ? sizeof(double) : sizeof(float));
+}
 
 extern "C" size_t tn_row_sums_bytes(tn_dtype dtype, int64_t n, int64_t n_rows, int64_t width) {
     if (n == 0 || width == 0 || n_rows == 0) return 0;
-    size_t wide = dtype == TN_F64 ? sizeof(double) : sizeof(float);
-    return up_to_16(tn_index_sort_bytes(n)) + up_to_16((size_t)n_rows * sizeof(run_bounds)) + (size_t)(2 * pieces_of(n) * width) * wide;
+    return tn_index_lists_bytes(n, n_rows) + parts_bytes(dtype, n, width);
 }
 
-template <typename T>
-static void start_sums(const tn_row_sums *sums, char *runs, char *parts, const tn_index_order &order, cudaStream_t stream) {
-    const int pack = tn_pack<T>::n, warps = THREADS / TN_WARP;
-    bool packed = !sums->plain && sums->width % pack == 0 && tn_aligned16(sums->rows) && tn_aligned16(sums->table);
-    int64_t panel = (int64_t)PANEL * TN_WARP * (packed ? pack : 1);
-    row_sums<T> s = { (const T *)sums->rows,
-                      (T *)sums->table,
-                      (tn_wide<T> *)parts,
-                      (const run_bounds *)runs,
-                      order.keys,
-                      order.places,
-                      sums->n,
-                      sums->n_rows,
-                      sums->width,
-                      (sums->width + panel - 1) / panel,
-                      pieces_of(sums->n) };
-    unsigned short_blocks = tn_blocks(s.n_rows * s.n_panels, warps), piece_blocks = tn_blocks(s.n_pieces * s.n_panels, warps);
-    mark_runs<<<tn_blocks(s.n, THREADS), THREADS, 0, stream>>>((run_bounds *)runs, order.keys, s.n, s.n_rows);
-    if (packed) {
-        sum_short_runs<T, true><<<short_blocks, THREADS, 0, stream>>>(s);
-        sum_pieces<T, true><<<piece_blocks, THREADS, 0, stream>>>(s);
+/* Starts a kernel that waits for the one before by itself; the launch is over by then. */
+template <typename T> static void start_behind(void (*kernel)(row_sums<T>), unsigned blocks, dim3 threads, const row_sums<T> &s, cudaStream_t stream) {
+    cudaLaunchAttribute early;
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks);
+    config.blockDim = threads;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = s.hopper ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, s);
+}
+
+template <typename T, int N, int Panel> static void start_short(row_sums<T> s, cudaStream_t stream) {
+    int64_t panel = (int64_t)Panel * TN_WARP * N;
+    s.n_panels = (s.width + panel - 1) / panel;
+    unsigned blocks = tn_blocks((s.n_rows + ROWS - 1) / ROWS * s.n_panels, THREADS / TN_WARP);
+    start_behind(sum_short_rows<T, N, Panel>, SORT_BLOCKS + blocks, dim3(THREADS), s, stream);
+}
+
+template <typename T, int N> static void start_sums(row_sums<T> s, cudaStream_t stream) {
+    int64_t lines = (s.width + TN_WARP * N - 1) / (TN_WARP * N), piece_panel = (int64_t)PIECE_PANEL * TN_WARP * N;
+    if (lines == 1) {
+        start_short<T, N, 1>(s, stream);
+    } else if constexpr (N > 1) {
+        if (lines % 4 != 0 && lines % 3 == 0) start_short<T, N, 3>(s, stream);
+        else if (lines > 2) start_short<T, N, 4>(s, stream);
+        else start_short<T, N, 2>(s, stream);
     } else {
-        sum_short_runs<T, false><<<short_blocks, THREADS, 0, stream>>>(s);
-        sum_pieces<T, false><<<piece_blocks, THREADS, 0, stream>>>(s);
+        start_short<T, N, 2>(s, stream);
     }
-    sum_parts<T><<<tn_blocks(s.n_pieces, 1), THREADS, 0, stream>>>(s);
+    s.n_panels = (s.width + piece_panel - 1) / piece_panel;
+    /* How many there are only the device knows; most often none. */
+    unsigned most = 4 * SORT_BLOCKS, wanted = tn_blocks(tn_index_most_pieces(s.n) * s.n_panels, THREADS / TN_WARP);
+    unsigned blocks = wanted < most ? wanted : most;
+    start_behind(sum_pieces<T, N>, blocks, dim3(THREADS), s, stream);
+    start_behind(sum_parts<T>, blocks, dim3(PARTS_COLUMNS, PARTS_SLICES), s, stream);
+}
+
+template <typename T> static void choose_width(const tn_row_sums *sums, const row_sums<T> &s, cudaStream_t stream) {
+    constexpr int pack = sizeof(T) < 8 ? tn_pack<T>::n : 1;
+    bool packed = !sums->plain && sums->width % pack == 0 && tn_aligned16(sums->rows) && tn_aligned16(sums->table);
+    if (packed && pack > 1) start_sums<T, pack>(s, stream);
+    else start_sums<T, 1>(s, stream);
 }
 
 extern "C" int tn_row_sums_cuda(const tn_row_sums *sums, void *scratch, void *stream) {
@@ -265,18 +338,15 @@ extern "C" int tn_row_sums_cuda(const tn_row_sums *sums, void *scratch, void *st
     size_t table_bytes = (size_t)(sums->n_rows * sums->width) * tn_dtype_size(sums->dtype);
     if (table_bytes == 0) return 0;
     if (sums->n == 0) return (int)cudaMemsetAsync(sums->table, 0, table_bytes, on);
-    char *runs = (char *)scratch + up_to_16(tn_index_sort_bytes(sums->n)),
-         *parts = runs + up_to_16((size_t)sums->n_rows * sizeof(run_bounds));
-    tn_index_sort sort = {};
-    sort.n = sums->n;
-    sort.limit = (uint32_t)sums->n_rows;
-    sort.index = sums->index;
-    sort.wide_index = sums->wide_index;
-    sort.stride = sums->stride;
-    sort.clear = (uint32_t *)runs;
-    sort.n_clear = 2 * sums->n_rows;
-    tn_index_order order = tn_index_sorted(&sort, scratch, stream);
-    TN_WITH_FLOAT(sums->dtype, T, start_sums<T>(sums, runs, parts, order, on));
+    tn_index_lists lists = tn_index_lists_in(scratch, sums->n, sums->n_rows);
+    tn_index_source source = { sums->index, sums->wide_index, sums->stride, sums->n, (uint32_t)sums->n_rows };
+    cudaError_t error = (cudaError_t)tn_index_list_places(&source, &lists, sums->multiprocessors, stream);
+    if (error != cudaSuccess) return (int)error;
+    void *parts = (char *)scratch + tn_index_lists_bytes(sums->n, sums->n_rows);
+    TN_WITH_FLOAT(sums->dtype, T, {
+        row_sums<T> s = { (const T *)sums->rows, (T *)sums->table, (tn_wide<T> *)parts, lists, sums->n, sums->n_rows, sums->width, 0, sums->hopper };
+        choose_width<T>(sums, s, on);
+    });
     return (int)cudaGetLastError();
 }
 
@@ -303,6 +373,8 @@ extern "C" tn_status tn_embedding_backward_cuda(tn_op_call *call) {
     sums.n = index->numel;
     sums.n_rows = dweight->shape[0];
     sums.width = dweight->shape[1];
+    sums.multiprocessors = call->device->multiprocessors;
+    sums.hopper = call->device->cuda_path == TN_CUDA_HOPPER;
     sums.rows = call->dout[0]->data;
     sums.table = dweight->data;
     return tn_cuda_said(call->device, tn_row_sums_cuda(&sums, call->workspace, call->stream), "embedding backward");

@@ -245,6 +245,8 @@ static cudaError_t add_as_table(const tn_op_call *call, cudaStream_t stream) {
     sums.index = index->data;
     sums.wide_index = index->dtype == TN_I64;
     sums.plain = call->device->cuda_path == TN_CUDA_PLAIN || dx->dtype == TN_F64;
+    sums.multiprocessors = call->device->multiprocessors;
+    sums.hopper = call->device->cuda_path == TN_CUDA_HOPPER;
     sums.stride = index->stride[0];
     sums.n = index->shape[0];
     sums.n_rows = dx->shape[0];

@@ -21,6 +21,7 @@ const tn_sample tn_embedding_samples[] = {
     { .name = "one-row", .in = { TN_SAMPLE_SHAPE(1, 3), INDEX(1, 5) } },
     { .name = "one-column", .in = { TN_SAMPLE_SHAPE(5, 1), INDEX(5, 3) } },
     { .name = "wide", .in = { TN_SAMPLE_SHAPE(3, 301), INDEX(3, 700) }, .dtypes = TN_MASK(TN_F32) | TN_MASK(TN_BF16) },
+    { .name = "packed", .in = { TN_SAMPLE_SHAPE(7, 264), INDEX(5, 300) }, .dtypes = TN_MASK(TN_F32) | TN_MASK(TN_BF16) },
     { .name = "scalar-index",
       .in = { TN_SAMPLE_SHAPE(7, 5), { .present = true, .other_dtype = true, .dtype = TN_I64, .fill = TN_FILL_CONSTANT, .a = 3 } } },
     { .name = "empty-index", .in = { TN_SAMPLE_SHAPE(7, 5), INDEX(7, 0) } },

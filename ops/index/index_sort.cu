@@ -17,28 +17,15 @@
 static int rounds_for(int64_t n) { return n <= FEW_KEYS ? 8 : 32; }
 static int64_t tiles_for(int64_t n) { return (n + (int64_t)rounds_for(n) * THREADS - 1) / ((int64_t)rounds_for(n) * THREADS); }
 
-struct index_keys {
-    const void *index;
-    bool wide;
-    int64_t stride;
-    uint32_t limit;
-    __device__ __forceinline__ uint32_t key(int64_t i) const {
-        int64_t at = i * stride, row = wide ? ((const int64_t *)index)[at] : ((const int32_t *)index)[at];
-        return (uint64_t)row < limit ? (uint32_t)row : limit;
-    }
-    __device__ __forceinline__ uint32_t place(int64_t i) const { return (uint32_t)i; }
-};
-struct stored_keys {
+struct sort_keys {
     const uint32_t *keys, *places; /* places NULL: in order */
     __device__ __forceinline__ uint32_t key(int64_t i) const { return keys[i]; }
     __device__ __forceinline__ uint32_t place(int64_t i) const { return places ? places[i] : (uint32_t)i; }
 };
 
-template <typename Source>
 __global__ void __launch_bounds__(THREADS)
-    count_digits(Source source, int64_t n, int rounds, int shift, uint32_t *counts, int64_t n_tiles, uint32_t *clear, int64_t n_clear) {
+    count_digits(sort_keys source, int64_t n, int rounds, int shift, uint32_t *counts, int64_t n_tiles) {
     __shared__ uint32_t count[DIGITS];
-    for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n_clear; i += (int64_t)gridDim.x * THREADS) clear[i] = 0;
     count[threadIdx.x] = 0;
     __syncthreads();
     int64_t tile = blockIdx.x, begin = tile * rounds * THREADS;
@@ -84,9 +71,8 @@ __global__ void __launch_bounds__(SCAN_THREADS) sum_before(uint32_t *counts, int
     }
 }
 
-template <typename Source>
 __global__ void __launch_bounds__(THREADS)
-    place_keys(Source source, int64_t n, int rounds, int shift, const uint32_t *begins, int64_t n_tiles, uint32_t *keys, uint32_t *places) {
+    place_keys(sort_keys source, int64_t n, int rounds, int shift, const uint32_t *begins, int64_t n_tiles, uint32_t *keys, uint32_t *places) {
     __shared__ uint32_t next[WARPS][DIGITS]; /* where a warp's next key of a digit goes */
     int lane = threadIdx.x % TN_WARP, warp = threadIdx.x / TN_WARP;
     int64_t tile = blockIdx.x, begin = (tile * THREADS + warp * TN_WARP) * rounds;
@@ -123,14 +109,12 @@ __global__ void __launch_bounds__(THREADS)
 
 extern "C" size_t tn_index_sort_bytes(int64_t n) { return (size_t)(4 * n + DIGITS * tiles_for(n)) * sizeof(uint32_t); }
 
-template <typename Source>
-static void pass(const Source &source, const tn_index_sort *sort, int shift, uint32_t *counts, uint32_t *keys, uint32_t *places,
+static void pass(const sort_keys &source, const tn_index_sort *sort, int shift, uint32_t *counts, uint32_t *keys, uint32_t *places,
                  cudaStream_t stream) {
     int rounds = rounds_for(sort->n);
     int64_t n_tiles = tiles_for(sort->n);
     unsigned blocks = (unsigned)n_tiles;
-    count_digits<<<blocks, THREADS, 0, stream>>>(source, sort->n, rounds, shift, counts, n_tiles, sort->clear,
-                                                 shift == 0 ? sort->n_clear : 0);
+    count_digits<<<blocks, THREADS, 0, stream>>>(source, sort->n, rounds, shift, counts, n_tiles);
     sum_before<<<1, SCAN_THREADS, 0, stream>>>(counts, DIGITS * n_tiles);
     place_keys<<<blocks, THREADS, 0, stream>>>(source, sort->n, rounds, shift, counts, n_tiles, keys, places);
 }
@@ -138,15 +122,11 @@ static void pass(const Source &source, const tn_index_sort *sort, int shift, uin
 extern "C" tn_index_order tn_index_sorted(const tn_index_sort *sort, void *scratch, void *stream) {
     uint32_t *keys[2] = { (uint32_t *)scratch, (uint32_t *)scratch + sort->n }, *places[2] = { keys[1] + sort->n, keys[1] + 2 * sort->n };
     uint32_t *counts = places[1] + sort->n;
-    const uint32_t *from_keys = sort->keys, *from_places = NULL;
+    sort_keys from = { sort->keys, NULL };
     int to = 0;
     for (int shift = 0; shift < 32 && (shift == 0 || sort->limit >> shift); shift += 8, to = !to) {
-        if (shift == 0 && sort->index)
-            pass(index_keys{ sort->index, sort->wide_index, sort->stride, sort->limit }, sort, shift, counts, keys[to], places[to],
-                 (cudaStream_t)stream);
-        else pass(stored_keys{ from_keys, from_places }, sort, shift, counts, keys[to], places[to], (cudaStream_t)stream);
-        from_keys = keys[to];
-        from_places = places[to];
+        pass(from, sort, shift, counts, keys[to], places[to], (cudaStream_t)stream);
+        from = { keys[to], places[to] };
     }
-    return tn_index_order{ from_keys, from_places };
+    return tn_index_order{ from.keys, from.places };
 }

@@ -3,8 +3,9 @@
 /* The two gradients are made one after the other in the same scratch. */
 size_t tn_matmul_workspace_cpu(const tn_op_call *call, bool backward) {
     int threads = tn_threads(call->cx);
-    const tn_tensor *a = call->in[0], *b = call->in[1];
-    if (!tn_product_needs_workspace_cpu(a ? a : b, b ? b : a)) return 0;
+    const tn_tensor *a = call->in[0] ? call->in[0] : call->in[1], *b = call->in[1] ? call->in[1] : call->in[0];
+    bool strided = backward && (call->transposed || !tn_is_contiguous(call->dout[0]));
+    if (!strided && !tn_product_needs_workspace_cpu(a, b)) return 0;
     if (!backward) {
         tn_product product = tn_matmul_product(call);
         return tn_product_workspace_cpu(&product, threads);

@@ -78,8 +78,21 @@ static bool fold_into_m(tn_product *p, int axis) {
     return true;
 }
 
+/* c' = b' a' where c has dense columns: GEMM writes dense rows. */
+static void give_c_dense_rows(tn_product *p) {
+    if (p->c.column == 1 || p->n < 2) return;
+    tn_product_operand a = p->a;
+    int64_t m = p->m;
+    p->a = tn_product_transposed(p->b);
+    p->b = tn_product_transposed(a);
+    p->c = tn_product_transposed(p->c);
+    p->m = p->n;
+    p->n = m;
+}
+
 bool tn_product_simplify(tn_product *p) {
     if (p->m == 0 || p->n == 0) return false;
+    give_c_dense_rows(p);
     for (int axis = 0; axis < p->axes;) {
         if (p->size[axis] == 0 && !tn_product_is_summed(p, axis)) return false;
         if (p->size[axis] == 0) p->k = 0;

@@ -18,7 +18,7 @@ typedef struct tn_product {
     int64_t size[TN_MAX_AXES];
     uint32_t summed;
     int64_t m, n, k;
-    tn_product_operand a, b, c; /* [m,k], [k,n], [m,n]; c has dense rows */
+    tn_product_operand a, b, c; /* [m,k], [k,n], [m,n]; c has dense rows, or dense columns */
     double beta;
     const void *bias; /* CUDA: [n], added to every row of c, and the larger of the result and 0 */
     bool relu;

@@ -1,52 +1,121 @@
 #include "norm_cuda.cuh"
 
-template <typename T, int PACKS, bool Gated, int THREADS> __global__ void __launch_bounds__(THREADS) norm_forward_packed(tn_norm_rows job, int team) {
-    __shared__ float scratch[TN_WARP];
-    int lanes = team ? team : blockDim.x, per_block = blockDim.x / lanes;
-    norm_team members = {team, (int)threadIdx.x % lanes, scratch};
-    norm_part<T, PACKS> weight, bias;
-    weight.load((const T *)job.weight, job.d, members.lane, lanes);
-    if (job.bias) bias.load((const T *)job.bias, job.d, members.lane, lanes);
-    float inverse_d = 1.0f / (float)job.d;
-    /* Every lane of a warp goes round equally often, so that the shuffles meet; rows beyond the last are not written. */
-    for (int64_t first = (int64_t)blockIdx.x * per_block; first < job.rows; first += (int64_t)gridDim.x * per_block) {
-        int64_t row = first + threadIdx.x / lanes;
-        bool inside = row < job.rows;
-        int64_t at = (inside ? row : job.rows - 1) * job.d;
-        norm_part<T, PACKS> x, g;
-        x.load((const T *)job.x + at, job.d, members.lane, lanes);
-        if (Gated) g.load((const T *)job.g + at, job.d, members.lane, lanes);
-        float mean = 0, square = 0;
-        if (job.center) {
+#define LONG_THREADS 1024
+#define LONG_NUMBERS(T) (sizeof(T) == 2 ? 32 : 16) /* what fits 64 registers */
+
+namespace {
+
+/* Of a multiprocessor: what the raw packs leave room for. */
+template <typename T, int Kind, bool Long> __host__ __device__ constexpr int resident_blocks() {
+    return Long ? 1 : sizeof(T) == 2 && !norm_gated(Kind) ? 3 : 2;
+}
+
+/* A team does ROWS rows at a time, `rounds` times. Long: blocks of more than NORM_THREADS, which read weight and bias anew each time. */
+template <typename T, int NUMBERS, int Kind, bool Long>
+__global__ void __launch_bounds__(Long ? LONG_THREADS : NORM_THREADS, resident_blocks<T, Kind, Long>())
+    norm_forward_packed(tn_norm_rows job, int lanes, int rounds) {
+    constexpr int n = tn_pack<T>::n, PACKS = NUMBERS / n, ROWS = Long ? 1 : 32 / NUMBERS;
+    constexpr bool Layer = Kind == NORM_LAYER, Gated = norm_gated(Kind);
+    __shared__ float scratch[TN_TEAM_SCRATCH];
+    tn_team team(lanes, scratch);
+    const int first_column = team.lane * n, step = lanes * n, teams = team.teams();
+    const float inverse_d = 1.0f / (float)job.d;
+
+    uint4 raw_x[ROWS][PACKS], raw_g[ROWS][PACKS], raw_weight[PACKS], raw_bias[PACKS];
+    int64_t row = (int64_t)blockIdx.x * rounds * ROWS * teams + team.mine();
 #pragma unroll
-            for (int p = 0; p < PACKS; p++)
-#pragma unroll
-                for (int j = 0; j < x.n; j++) mean += x.at[p][j];
-            mean = members.sum(mean) * inverse_d;
-        }
+    for (int r = 0; r < ROWS; r++)
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
-            bool used = (int64_t)(p * lanes + members.lane) * x.n < job.d;
+            int64_t column = first_column + p * step, at = (row + r * teams) * job.d + column;
+            bool wanted = column < job.d && row + r * teams < job.rows;
+            raw_x[r][p] = tn_ask_pack((const T *)job.x + at, wanted);
+            if (Gated) raw_g[r][p] = tn_ask_pack((const T *)job.g + at, wanted);
+        }
 #pragma unroll
-            for (int j = 0; j < x.n; j++) {
-                x.at[p][j] -= mean;
-                square += used ? x.at[p][j] * x.at[p][j] : 0.0f;
+    for (int p = 0; p < PACKS && !Long; p++) {
+        int64_t column = first_column + p * step;
+        raw_weight[p] = tn_ask_pack((const T *)job.weight + column, column < job.d);
+        if (Layer) raw_bias[p] = tn_ask_pack((const T *)job.bias + column, column < job.d);
+    }
+
+    for (int round = 0; round < rounds && row - team.mine() < job.rows; round++, row += ROWS * teams) {
+        float mean[ROWS], rstd[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) mean[r] = rstd[r] = 0;
+        if (Layer) {
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+#pragma unroll
+                for (int p = 0; p < PACKS; p++) {
+                    float x[n];
+                    tn_open_pack<T>(raw_x[r][p], x);
+#pragma unroll
+                    for (int j = 0; j < n; j++) mean[r] += x[j];
+                }
+            team.sum(mean);
+            tn_forget_packs(raw_x);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) mean[r] *= inverse_d;
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int p = 0; p < PACKS; p++) {
+                bool used = first_column + p * step < job.d;
+                float x[n];
+                tn_open_pack<T>(raw_x[r][p], x);
+#pragma unroll
+                for (int j = 0; j < n; j++) {
+                    float centred = Layer ? used ? x[j] - mean[r] : 0.0f : x[j];
+                    rstd[r] += centred * centred;
+                }
+            }
+        team.sum(rstd);
+        tn_forget_packs(raw_x);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) rstd[r] = norm_rsqrt(rstd[r] * inverse_d + (float)job.eps);
+
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            int64_t column = first_column + p * step;
+            bool used = column < job.d;
+            float weight[n], bias[n];
+            if (Long) {
+                raw_weight[p] = raw_bias[p] = make_uint4(0, 0, 0, 0);
+                if (used) raw_weight[p] = *(const uint4 *)((const T *)job.weight + column);
+                if (Layer && used) raw_bias[p] = *(const uint4 *)((const T *)job.bias + column);
+            }
+            tn_forget_pack(raw_weight[p]);
+            tn_open_pack<T>(raw_weight[p], weight);
+            if (Layer) {
+                tn_forget_pack(raw_bias[p]);
+                tn_open_pack<T>(raw_bias[p], bias);
+            }
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                int64_t here = row + r * teams, next = here + ROWS * teams;
+                float x[n], g[n];
+                tn_open_pack<T>(raw_x[r][p], x);
+                if (Gated) tn_open_pack<T>(raw_g[r][p], g);
+#pragma unroll
+                for (int j = 0; j < n; j++) {
+                    float o = (x[j] - mean[r]) * rstd[r] * weight[j];
+                    if (Gated) o *= norm_gate_of<Kind>(job.g_act, g[j]);
+                    x[j] = Layer ? o + bias[j] : o;
+                }
+                if (used && here < job.rows) tn_put_pack((T *)job.o + here * job.d + column, x);
+                bool wanted = used && next < job.rows && round + 1 < rounds;
+                raw_x[r][p] = tn_ask_pack((const T *)job.x + next * job.d + column, wanted);
+                if (Gated) raw_g[r][p] = tn_ask_pack((const T *)job.g + next * job.d + column, wanted);
             }
         }
-        float rstd = norm_rsqrt(members.sum(square) * inverse_d + (float)job.eps);
 #pragma unroll
-        for (int p = 0; p < PACKS; p++)
-#pragma unroll
-            for (int j = 0; j < x.n; j++) {
-                float o = x.at[p][j] * rstd * weight.at[p][j];
-                if (Gated) o *= norm_gate(job.g_act, g.at[p][j]);
-                x.at[p][j] = job.bias ? o + bias.at[p][j] : o;
-            }
-        if (!inside) continue;
-        x.store((T *)job.o + at, job.d, members.lane, lanes);
-        if (members.lane == 0) {
-            if (job.rstd) ((float *)job.rstd)[row] = rstd;
-            if (job.mean) ((float *)job.mean)[row] = mean;
+        for (int r = 0; r < ROWS; r++) {
+            int64_t here = row + r * teams;
+            if (team.lane > 0 || here >= job.rows) continue;
+            if (job.rstd) ((float *)job.rstd)[here] = rstd[r];
+            if (job.mean) ((float *)job.mean)[here] = mean[r];
         }
     }
 }
@@ -75,33 +144,54 @@ template <typename T> __global__ void norm_forward_plain(tn_norm_rows job) {
     }
 }
 
-template <typename T, int PACKS, int THREADS = NORM_THREADS> static void launch_packed(const tn_norm_rows &job, norm_shape shape, cudaStream_t stream) {
-    int per_block = shape.team ? THREADS / shape.team : 1;
-    unsigned blocks = tn_blocks(job.rows, per_block * (shape.team ? 2 : 1)); /* two rounds each, so that weight is read less often */
-    if (job.g) norm_forward_packed<T, PACKS, true, THREADS><<<blocks, THREADS, 0, stream>>>(job, shape.team);
-    else norm_forward_packed<T, PACKS, false, THREADS><<<blocks, THREADS, 0, stream>>>(job, shape.team);
+#define MOST_ROUNDS 8
+
+template <typename T, int NUMBERS, int Kind, bool Long = false>
+void launch(const tn_norm_rows &job, norm_shape shape, int multiprocessors, cudaStream_t stream) {
+    int64_t at_once = (int64_t)(shape.threads / shape.lanes) * (Long ? 1 : 32 / NUMBERS),
+            rounds = job.rows / (at_once * multiprocessors * 8);
+    rounds = Long ? (job.rows + multiprocessors - 1) / multiprocessors : rounds < 1 ? 1 : rounds > MOST_ROUNDS ? MOST_ROUNDS : rounds;
+    unsigned blocks = tn_blocks(job.rows, at_once * rounds);
+    norm_forward_packed<T, NUMBERS, Kind, Long><<<blocks, shape.threads, 0, stream>>>(job, shape.lanes, (int)rounds);
 }
 
-template <typename T> static void launch_forward(const tn_norm_rows &job, cudaStream_t stream) {
-    norm_shape shape = norm_shape_of(job.d / tn_pack<T>::n);
-    if (shape.packs == 1) launch_packed<T, 1>(job, shape, stream);
-    else if (shape.packs == 2) launch_packed<T, 2>(job, shape, stream);
-    else if (shape.threads == NORM_THREADS) launch_packed<T, 4>(job, shape, stream);
-    else launch_packed<T, 4, NORM_LONG_THREADS>(job, shape, stream);
+template <typename T, int Kind> void launch_kind(const tn_norm_rows &job, norm_shape shape, int multiprocessors, cudaStream_t stream) {
+    if (shape.threads > NORM_THREADS) return launch<T, LONG_NUMBERS(T), Kind, true>(job, shape, multiprocessors, stream);
+    if (shape.numbers == 32) return launch<T, 32, Kind>(job, shape, multiprocessors, stream);
+    if constexpr (Kind != NORM_RMS_G_ANY) {
+        if (shape.numbers == 8) launch<T, 8, Kind>(job, shape, multiprocessors, stream);
+        else if (shape.numbers == 16) launch<T, 16, Kind>(job, shape, multiprocessors, stream);
+        else launch<T, 24, Kind>(job, shape, multiprocessors, stream);
+    }
 }
 
-static tn_status forward(tn_op_call *call, const tn_norm_rows &job) {
+/* False where a row is too long for a block's registers. */
+template <typename T> bool launch_packed(const tn_norm_rows &job, int multiprocessors, cudaStream_t stream) {
+    norm_kind kind = norm_kind_of(&job);
+    norm_shape shape = norm_shape_of(job.d, kind == NORM_RMS_G_ANY ? 32 : 8, LONG_NUMBERS(T), LONG_THREADS);
+    if (shape.numbers == 0) return false;
+    switch (kind) {
+    case NORM_RMS: launch_kind<T, NORM_RMS>(job, shape, multiprocessors, stream); break;
+    case NORM_RMS_G: launch_kind<T, NORM_RMS_G>(job, shape, multiprocessors, stream); break;
+    case NORM_RMS_G_SILU: launch_kind<T, NORM_RMS_G_SILU>(job, shape, multiprocessors, stream); break;
+    case NORM_RMS_G_ANY: launch_kind<T, NORM_RMS_G_ANY>(job, shape, multiprocessors, stream); break;
+    case NORM_LAYER: launch_kind<T, NORM_LAYER>(job, shape, multiprocessors, stream); break;
+    }
+    return true;
+}
+
+tn_status forward(tn_op_call *call, const tn_norm_rows &job) {
     tn_dtype dtype = call->in[0]->dtype;
     cudaStream_t stream = (cudaStream_t)call->stream;
     if (call->in[0]->numel == 0) return TN_OK;
-    if (!norm_can_pack(&job, dtype, call->device))
-        TN_WITH_FLOAT(dtype, T, (norm_forward_plain<T><<<tn_blocks(job.rows, 1), NORM_PLAIN_THREADS, 0, stream>>>(job)));
-    else if (dtype == TN_F32) launch_forward<float>(job, stream);
-    else launch_forward<tn_cuda_bf16>(job, stream);
+    int multiprocessors = call->device->multiprocessors;
+    bool done = norm_can_pack(&job, dtype, call->device) && (dtype == TN_F32 ? launch_packed<float>(job, multiprocessors, stream)
+                                                                             : launch_packed<tn_cuda_bf16>(job, multiprocessors, stream));
+    if (!done) TN_WITH_FLOAT(dtype, T, (norm_forward_plain<T><<<tn_blocks(job.rows, 1), NORM_PLAIN_THREADS, 0, stream>>>(job)));
     return tn_cuda_said(call->device, (int)cudaGetLastError(), "norm forward");
 }
 
-static tn_norm_rows rows_of(tn_op_call *call) {
+tn_norm_rows rows_of(tn_op_call *call) {
     const tn_tensor *x = call->in[0];
     tn_norm_rows job = {};
     job.d = x->shape[x->axes - 1];
@@ -111,6 +201,8 @@ static tn_norm_rows rows_of(tn_op_call *call) {
     job.o = call->out[0]->data;
     return job;
 }
+
+} // namespace
 
 extern "C" tn_status tn_rms_norm_forward_cuda(tn_op_call *call) {
     const tn_rms_norm_args *args = (const tn_rms_norm_args *)call->args;

@@ -138,7 +138,7 @@ template <typename T> void backward(tn_op_call *call, int64_t numel, int64_t wid
     }
 }
 
-}  // namespace
+} // namespace
 
 extern "C" tn_status tn_swiglu_forward_cuda(tn_op_call *call) {
     const tn_tensor *x = call->in[0];

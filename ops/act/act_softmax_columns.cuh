@@ -1,0 +1,287 @@
+/* Softmax along an axis that is not the last: the tensor is [outer, axis, inner], neighbours in memory belong to different sums.
+ *
+ * Slabs. A slab is a few packs of columns (`wide`, 16 or more: 256 bytes) of one outer index, the whole axis long. A block holds it in shared
+ * memory, or a group of blocks that have a run of the axis each (act_softmax_cuda.cuh): x is read once and o written once.
+ *
+ *             wide packs of 16 bytes
+ *     block 0 | t0 t1 .. | t(wide) ..          thread t: pack t % wide of rows t / wide + k HELD_THREADS / wide
+ *             | ..       |
+ *     block 1 | ..       |
+ *
+ *     axis up to       96   192   384 | 768   1536   4224   8448   16896   more
+ *     wide packs       64   32    16  | 16    16     16     16     16      16      (backward: half the axis)
+ *     blocks           1    1     1   | 2     4      11     22     44
+ *
+ * Maximum and sum are made over lanes, warps and blocks, in this order.
+ *
+ * Plain (f64, any width and alignment, slabs the GPU can't hold): a block of 32 x 8 threads owns 32 neighbouring columns and walks them twice. */
+#ifndef TENON_ACT_SOFTMAX_COLUMNS_CUH
+#define TENON_ACT_SOFTMAX_COLUMNS_CUH
+
+#include "act_softmax_cuda.cuh"
+
+namespace {
+
+/* ---- the columns of a block ---- */
+
+/* Threads with equal t % wide have the same n columns. What they add up goes over lanes, then over parts: a warp's lanes (wide < 32) or a
+ * row of threads. Scratch is parts [part][column], then result [column]. */
+template <int n> struct column_team {
+    int wide, lane, n_parts, columns; /* columns of the block: wide * n, at most as many as threads */
+    float *parts, *result;
+
+    static __host__ __device__ int parts_of(int wide, int threads) { return wide < TN_WARP ? threads / TN_WARP : threads / wide; }
+    static size_t scratch_bytes(int wide, int threads) { return ((size_t)parts_numbers(wide, threads) + wide * n) * sizeof(float); }
+    /* At least two numbers a thread, for exchange. */
+    static __host__ __device__ int parts_numbers(int wide, int threads) {
+        int numbers = parts_of(wide, threads) * wide * n;
+        return numbers < 2 * threads ? 2 * threads : numbers;
+    }
+
+    __device__ __forceinline__ column_team(int packs, float *scratch)
+        : wide(packs), lane(threadIdx.x % TN_WARP), n_parts(parts_of(packs, blockDim.x)), columns(packs * n), parts(scratch),
+          result(scratch + parts_numbers(packs, blockDim.x)) {}
+    __device__ __forceinline__ int pack() const { return threadIdx.x % wide; }
+    __device__ __forceinline__ int first_row() const { return threadIdx.x / wide; }
+    __device__ __forceinline__ int rows_apart() const { return blockDim.x / wide; }
+    __device__ __forceinline__ bool has_column() const { return (int)threadIdx.x < columns; }
+
+    /* The block's maximum or sum of column threadIdx.x, for threads that have one. */
+    template <bool Max> __device__ __forceinline__ float gather(float (&x)[n]) const {
+        for (int step = wide; step < TN_WARP; step *= 2)
+#pragma unroll
+            for (int j = 0; j < n; j++) {
+                float other = __shfl_xor_sync(0xffffffffu, x[j], step);
+                x[j] = Max ? fmaxf(x[j], other) : x[j] + other;
+            }
+        int part = wide < TN_WARP ? threadIdx.x / TN_WARP : threadIdx.x / wide;
+        if (wide >= TN_WARP || lane < wide)
+#pragma unroll
+            for (int j = 0; j < n; j++) parts[part * columns + pack() * n + j] = x[j];
+        __syncthreads();
+        float total = Max ? -INFINITY : 0.0f;
+        if (has_column())
+#pragma unroll 4
+            for (int i = 0; i < n_parts; i++) {
+                float other = parts[i * columns + threadIdx.x];
+                total = Max ? fmaxf(total, other) : total + other;
+            }
+        return total;
+    }
+    /* Every thread gets what the threads that have its columns say. */
+    __device__ __forceinline__ void spread(float mine, float (&x)[n]) const {
+        if (has_column()) result[threadIdx.x] = mine;
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < n; j++) x[j] = result[pack() * n + j];
+        __syncthreads();
+    }
+    /* Maximum and sum (or, without a maximum, the sum) of each column over the blocks of a group: threads with the same t % columns read
+     * every so many-th block, their results are merged in order. */
+    template <bool Max> __device__ __forceinline__ void exchange(tn_group &group, float *max, float *sum) const {
+        if (has_column()) {
+            group.write(threadIdx.x, *sum);
+            if (Max) group.write(columns + threadIdx.x, *max);
+        }
+        group.meet();
+        int column = threadIdx.x % columns, share = threadIdx.x / columns, shares = blockDim.x / columns;
+        float above = -INFINITY, total = 0;
+        for (int block = share; Max && block < group.size; block += shares) above = fmaxf(above, group.read(block, columns + column));
+        for (int block = share; block < group.size; block += shares)
+            total += group.read(block, column) * (Max ? part_weight(group.read(block, columns + column), above) : 1.0f);
+        parts[threadIdx.x] = total;
+        if (Max) parts[blockDim.x + threadIdx.x] = above;
+        __syncthreads();
+        if (!has_column()) return;
+        *max = -INFINITY, *sum = 0;
+        for (int i = 0; Max && i < shares; i++) *max = fmaxf(*max, parts[blockDim.x + i * columns + threadIdx.x]);
+        for (int i = 0; i < shares; i++)
+            *sum += parts[i * columns + threadIdx.x] * (Max ? part_weight(parts[blockDim.x + i * columns + threadIdx.x], *max) : 1.0f);
+    }
+};
+
+/* ---- slabs ---- */
+
+#define SLAB_WIDEST 64
+#define SLAB_WIDE 16 /* of groups: 256 bytes; 128 cost 4%, 64 a fifth */
+
+typedef struct slab_plan {
+    held_plan held;
+    int wide;
+    int64_t groups, n_slabs, run; /* slabs of an outer index; of all; rows of a block */
+} slab_plan;
+
+/* False where the GPU can't hold a slab. */
+static bool plan_slabs(const softmax_shape &s, int64_t inner_packs, int n, bool backward, const tn_device *device, slab_plan *plan) {
+    const int most = held_packs(backward);
+    int64_t blocks;
+    plan->wide = 1;
+    while (plan->wide < SLAB_WIDEST && plan->wide < inner_packs) plan->wide *= 2;
+    for (;; plan->wide /= 2) {
+        int64_t rows = (int64_t)most * (HELD_THREADS / plan->wide);
+        blocks = (s.axis + rows - 1) / rows;
+        if (blocks == 1 || (plan->wide <= SLAB_WIDE && blocks <= held_blocks(device))) break;
+        if (plan->wide == 1) return false;
+    }
+    plan->run = (s.axis + blocks - 1) / blocks;
+    plan->groups = (inner_packs + plan->wide - 1) / plan->wide;
+    plan->n_slabs = s.outer * plan->groups;
+    int rows_apart = HELD_THREADS / plan->wide, packs = (int)((plan->run + rows_apart - 1) / rows_apart);
+    size_t scratch =
+        n == 8 ? column_team<8>::scratch_bytes(plan->wide, HELD_THREADS) : column_team<4>::scratch_bytes(plan->wide, HELD_THREADS);
+    plan->held =
+        held_plan{ (int)blocks, packs, 2 * plan->wide * n, (size_t)packs * (backward ? 2 : 1) * HELD_THREADS * sizeof(uint4) + scratch };
+    return plan->held.shared <= device->shared_bytes;
+}
+
+/* Where a thread's packs of a slab lie. */
+template <int n> struct slab_place {
+    int64_t at, apart; /* of pack 0, and from one to the next */
+    int packs;         /* that lie inside */
+
+    __device__ __forceinline__ slab_place(const softmax_shape &s, const column_team<n> &team, const slab_plan &plan, int64_t slab,
+                                          int rank) {
+        int64_t column = (slab % plan.groups * team.wide + team.pack()) * n, first = plan.run * rank, row = first + team.first_row();
+        int64_t end = first + plan.run < s.axis ? first + plan.run : s.axis;
+        at = (slab / plan.groups * s.axis + row) * s.inner + column;
+        apart = team.rows_apart() * s.inner;
+        packs = slab < plan.n_slabs && column < s.inner && row < end ? (int)((end - row + team.rows_apart() - 1) / team.rows_apart()) : 0;
+    }
+};
+
+template <typename T, bool Backward>
+__global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
+    softmax_slabs(T *to, const T *from, const T *d, softmax_shape s, slab_plan plan, tn_group group) {
+    constexpr int n = tn_pack<T>::n;
+    extern __shared__ uint4 held[]; /* [from, d][pack][thread], scratch */
+    const int planes = plan.held.packs * HELD_THREADS;
+    uint4 *slots = held + threadIdx.x, *slots_d = slots + planes;
+    column_team<n> team(plan.wide, (float *)(held + (Backward ? 2 : 1) * planes));
+    int64_t slab = held_join(group), n_groups = gridDim.x / group.size;
+    slab_place<n> place(s, team, plan, slab, group.rank);
+    auto ask = [&](int k, const slab_place<n> &of) {
+        bool wanted = k < of.packs;
+        int64_t at = wanted ? of.at + k * of.apart : 0;
+        tn_copy_async(slots + k * HELD_THREADS, from + at, wanted);
+        if (Backward) tn_copy_async(slots_d + k * HELD_THREADS, d + at, wanted);
+    };
+    for (int k = 0; k < plan.held.packs; k++) ask(k, place);
+    tn_copy_async_close();
+
+    for (; slab < plan.n_slabs; slab += n_groups) {
+        slab_place<n> next(s, team, plan, slab + n_groups, group.rank);
+        float at[n], up[n], max[n], sum[n], column_max = -INFINITY, column_sum;
+        tn_copy_async_wait<0>();
+#pragma unroll
+        for (int j = 0; j < n; j++) max[j] = -INFINITY, sum[j] = 0;
+#pragma unroll 4
+        for (int k = 0; k < place.packs; k++) {
+            tn_open_pack<T>(slots[k * HELD_THREADS], at);
+            if (Backward) tn_open_pack<T>(slots_d[k * HELD_THREADS], up);
+#pragma unroll
+            for (int j = 0; j < n; j++) {
+                if (Backward) sum[j] += at[j] * up[j];
+                else max[j] = fmaxf(max[j], at[j]);
+            }
+        }
+        if (!Backward) {
+            column_max = team.template gather<true>(max);
+            team.spread(column_max, max);
+#pragma unroll
+            for (int j = 0; j < n; j++) max[j] = base_of(max[j]);
+#pragma unroll 4
+            for (int k = 0; k < place.packs; k++) {
+                tn_open_pack<T>(slots[k * HELD_THREADS], at);
+#pragma unroll
+                for (int j = 0; j < n; j++) sum[j] += softmax_exp(at[j] - max[j]);
+            }
+        }
+        column_sum = team.template gather<false>(sum);
+        if (group.size > 1) team.template exchange<!Backward>(group, &column_max, &column_sum);
+        if (!Backward) team.spread(column_max, max);
+        team.spread(Backward ? column_sum : 1.0f / column_sum, sum);
+#pragma unroll 2
+        for (int k = 0; k < plan.held.packs; k++) {
+            if (k < place.packs) {
+                tn_open_pack<T>(slots[k * HELD_THREADS], at);
+                if (Backward) tn_open_pack<T>(slots_d[k * HELD_THREADS], up);
+#pragma unroll
+                for (int j = 0; j < n; j++) at[j] = Backward ? at[j] * (up[j] - sum[j]) : softmax_exp(at[j] - max[j]) * sum[j];
+                tn_put_pack(to + place.at + k * place.apart, at);
+            }
+            ask(k, next);
+        }
+        tn_copy_async_close();
+        place = next;
+    }
+    tn_copy_async_wait<0>();
+}
+
+static size_t columns_workspace(const softmax_shape &s, tn_dtype dtype, const tn_device *device, bool backward) {
+    int n = 16 / (int)tn_dtype_size(dtype);
+    slab_plan plan;
+    if (device->cuda_path == TN_CUDA_PLAIN || s.inner % n != 0) return 0;
+    return plan_slabs(s, s.inner / n, n, backward, device, &plan) ? held_workspace(plan.held, device) : 0;
+}
+
+/* ---- plain ---- */
+
+#define PLAIN_COLUMNS 32
+#define PLAIN_SLICES 8
+
+template <typename T> __global__ void softmax_plain_columns(T *to, const T *from, const T *d, softmax_shape s) {
+    typedef tn_wide<T> W;
+    __shared__ W all_max[PLAIN_SLICES][PLAIN_COLUMNS], all_sums[PLAIN_SLICES][PLAIN_COLUMNS];
+    int64_t groups = (s.inner + PLAIN_COLUMNS - 1) / PLAIN_COLUMNS, slice = (s.axis + PLAIN_SLICES - 1) / PLAIN_SLICES;
+    int64_t begin = threadIdx.y * slice, end = begin + slice < s.axis ? begin + slice : s.axis;
+    for (int64_t block = blockIdx.x; block < s.outer * groups; block += gridDim.x) {
+        int64_t column = block % groups * PLAIN_COLUMNS + threadIdx.x, base = block / groups * s.axis * s.inner + column;
+        W max = -INFINITY, sum = 0, above = -INFINITY, total = 0;
+        if (column >= s.inner) begin = end;
+        for (int64_t i = begin; i < end && !d; i++)
+            max = tn_widen(from[base + i * s.inner]) > max ? tn_widen(from[base + i * s.inner]) : max;
+        for (int64_t i = begin; i < end; i++) {
+            W value = tn_widen(from[base + i * s.inner]);
+            sum += d ? value * tn_widen(d[base + i * s.inner]) : value == max ? (W)1 : tn_exp_of(value - max);
+        }
+        all_max[threadIdx.y][threadIdx.x] = max, all_sums[threadIdx.y][threadIdx.x] = sum;
+        __syncthreads();
+        for (int y = 0; y < PLAIN_SLICES; y++) above = all_max[y][threadIdx.x] > above ? all_max[y][threadIdx.x] : above;
+        for (int y = 0; y < PLAIN_SLICES; y++) {
+            W part = all_max[y][threadIdx.x];
+            total += d || part == above ? all_sums[y][threadIdx.x] : all_sums[y][threadIdx.x] * tn_exp_of(part - above);
+        }
+        for (int64_t i = begin; i < end; i++) {
+            int64_t at = base + i * s.inner;
+            W value = tn_widen(from[at]);
+            to[at] = tn_narrow<T>(d ? value * (tn_widen(d[at]) - total) : tn_exp_of(value - above) / total);
+        }
+        begin = threadIdx.y * slice;
+        __syncthreads();
+    }
+}
+
+template <typename T> void launch_plain_columns(const softmax_job &job) {
+    unsigned blocks = tn_blocks(job.shape.outer * ((job.shape.inner + PLAIN_COLUMNS - 1) / PLAIN_COLUMNS), 1);
+    softmax_plain_columns<T>
+        <<<blocks, dim3(PLAIN_COLUMNS, PLAIN_SLICES), 0, job.stream>>>((T *)job.to, (const T *)job.from, (const T *)job.d, job.shape);
+}
+
+/* ---- choice ---- */
+
+template <typename T> cudaError_t launch_columns(const softmax_job &job) {
+    constexpr int n = tn_pack<T>::n;
+    slab_plan plan;
+    if (!plan_slabs(job.shape, job.shape.inner / n, n, job.d, job.device, &plan)) {
+        launch_plain_columns<T>(job);
+        return cudaGetLastError();
+    }
+    T *to = (T *)job.to;
+    const T *from = (const T *)job.from, *d = (const T *)job.d;
+    return d ? launch_held(softmax_slabs<T, true>, job, plan.held, plan.n_slabs, to, from, d, job.shape, plan)
+             : launch_held(softmax_slabs<T, false>, job, plan.held, plan.n_slabs, to, from, d, job.shape, plan);
+}
+
+} // namespace
+
+#endif

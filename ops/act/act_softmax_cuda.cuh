@@ -1,0 +1,106 @@
+/* What the softmax kernels share: exponentials, and blocks that keep a piece of a row or slab in shared memory.
+ *
+ * A held row (or slab) is cut into as many runs as it takes blocks of HELD_BYTES to hold it; these form a group. Two blocks fit on a
+ * multiprocessor, so that one computes while the other moves bytes. Each group takes every so many-th row, and each thread reads only what it
+ * copied itself; while a pack is stored, the same pack of the next row is asked for.
+ *
+ *     group 0: [run 0 | run 1 | ..] of row 0, then of row n_groups, ..      maxima and sums go over the board of tn_group
+ *     group 1: [run 0 | run 1 | ..] of row 1, ..
+ *
+ * In a backward a block holds o and do, so that its runs are half as long. */
+#ifndef TENON_ACT_SOFTMAX_CUDA_CUH
+#define TENON_ACT_SOFTMAX_CUDA_CUH
+
+#include "act_internal.h"
+
+#include "../activation_cuda.cuh"
+#include "../op_support.h"
+#include "../rows_cuda.cuh"
+
+#define HELD_THREADS 512
+#define HELD_PACKS 12 /* of a thread; backward half as many of either tensor */
+#define HELD_PER_MULTIPROCESSOR 2
+#define HELD_COUNTER_BYTES 256 /* so that boards are aligned */
+
+typedef struct softmax_shape {
+    int64_t outer, axis, inner;
+} softmax_shape;
+
+typedef struct softmax_job {
+    softmax_shape shape;
+    void *to;         /* o, or dx */
+    const void *from; /* x, or o */
+    const void *d;    /* NULL: forward */
+    const tn_device *device;
+    void *workspace;
+    cudaStream_t stream;
+} softmax_job;
+
+/* How a row or slab is held. */
+typedef struct held_plan {
+    int blocks, packs, numbers; /* of a group; of a thread, at most; of the board */
+    size_t shared;
+} held_plan;
+
+static inline int held_packs(bool backward) { return backward ? HELD_PACKS / 2 : HELD_PACKS; }
+static inline int held_blocks(const tn_device *device) { return device->multiprocessors * HELD_PER_MULTIPROCESSOR; }
+
+/* Counters, then boards. */
+static inline size_t held_counters(int blocks) {
+    return ((size_t)blocks * sizeof(uint32_t) + HELD_COUNTER_BYTES - 1) / HELD_COUNTER_BYTES * HELD_COUNTER_BYTES;
+}
+static inline size_t held_workspace(const held_plan &plan, const tn_device *device) {
+    int blocks = held_blocks(device);
+    return plan.blocks == 1 ? 0 : held_counters(blocks) + (size_t)blocks * 2 * plan.numbers * sizeof(float);
+}
+
+/* e^x for x <= 0, to 1e-7 |x|. */
+__device__ __forceinline__ float softmax_exp(float x) {
+    float e;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * 1.44269504088896340736f));
+    return e;
+}
+/* What exponentials are taken above: the maximum, or anything where there is none, since every exponential is 0 then. */
+__device__ __forceinline__ float base_of(float max) { return max == -INFINITY ? 0.0f : max; }
+/* A part's sum weighs this much in the whole. Equal infinities are no distance apart. */
+__device__ __forceinline__ float part_weight(float max, float above) { return max == above ? 1.0f : softmax_exp(max - above); }
+
+/* This block's place in its group. Blocks with neighbouring numbers run at the same time: they get neighbouring pieces, which memory likes. */
+__device__ __forceinline__ int held_join(tn_group &group) {
+    int n_groups = gridDim.x / group.size, which = blockIdx.x % n_groups;
+    group.rank = blockIdx.x / n_groups;
+    group.meetings = 0;
+    group.counter += which;
+    group.board += (int64_t)which * 2 * group.size * group.numbers;
+    return which;
+}
+
+/* Starts as many groups as run at once, for `pieces` rows or slabs; the kernel takes args, then the group. Falls short with
+ * cudaErrorInvalidConfiguration where not even one group fits. */
+template <typename Kernel, typename... Args>
+static cudaError_t launch_held(Kernel kernel, const softmax_job &job, const held_plan &plan, int64_t pieces, Args... args) {
+    int per_multiprocessor = 0, most = held_blocks(job.device);
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)plan.shared);
+    if (error == cudaSuccess) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, HELD_THREADS, plan.shared);
+    if (error != cudaSuccess) return error;
+    int64_t blocks = (int64_t)per_multiprocessor * job.device->multiprocessors;
+    if (plan.blocks > 1 && blocks > most) blocks = most;
+    int64_t groups = blocks / plan.blocks < pieces ? blocks / plan.blocks : pieces;
+    if (groups < 1) return cudaErrorInvalidConfiguration;
+    tn_group group = { plan.blocks, 0, plan.numbers, (uint32_t *)job.workspace, 0, (float *)((char *)job.workspace + held_counters(most)) };
+    if (plan.blocks > 1) error = cudaMemsetAsync(job.workspace, 0, held_counters(most), job.stream);
+    if (error != cudaSuccess) return error;
+    cudaLaunchAttribute cooperative;
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)(groups * plan.blocks));
+    config.blockDim = dim3(HELD_THREADS);
+    config.dynamicSmemBytes = plan.shared;
+    config.stream = job.stream;
+    config.attrs = &cooperative;
+    config.numAttrs = plan.blocks > 1 ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, args..., group);
+}
+
+#endif

@@ -1,0 +1,249 @@
+/* Which kernels run the backward of non-causal linear attention, and the small ones between the two passes: they add up, in the order of
+ * pieces, what the blocks have left. */
+#include "linear_attention_bwd.h"
+
+#include <cuda_runtime.h>
+
+namespace {
+
+/* The blocks that have tiles of a slice: owner(first tile) .. owner(last tile). */
+__device__ __forceinline__ uint32_t owner(const tn_bwd_deal &deal, uint32_t tile) {
+    return (uint32_t)((((uint64_t)tile + 1) * deal.blocks - 1) / deal.all);
+}
+
+struct order {
+    int how, width, d; /* width: padded */
+
+    /* The slot of an encoded feature, of a raw one, of an angle. */
+    __device__ __forceinline__ int of_raw(int feature) const {
+        if (how != TN_BWD_ROTATE) return feature;
+        int chunk = feature >> 3, half = chunk >= d >> 4;
+        return (2 * (chunk - half * (d >> 4)) + half) * 8 + (feature & 7);
+    }
+    __device__ __forceinline__ int of_encoded(int feature) const {
+        if (how != TN_BWD_COSINE) return of_raw(feature);
+        int half = feature >= d, of = feature - half * d, group = of / (width / 2);
+        return group * width + half * (width / 2) + of % (width / 2);
+    }
+    __device__ __forceinline__ int of_angle(int angle) const { return how == TN_BWD_ROTATE ? (angle >> 3) * 16 + (angle & 7) : angle; }
+};
+
+/* ds = the parts of dS (+ begin), four columns a thread. */
+__global__ void state_sum(tn_bwd_deal deal, order slots, int rows, int e, const float *parts, const float *begin, float *ds) {
+    const int64_t slice = blockIdx.y, padded = (int64_t)(slots.how == TN_BWD_COSINE ? 2 : 1) * slots.width * slots.width;
+    const int per_row = e / 4;
+    uint32_t block = 1, last = 0;
+    if (deal.all) block = owner(deal, (uint32_t)slice * deal.tiles), last = owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
+    for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < rows * per_row; at += gridDim.x * blockDim.x) {
+        int row = at / per_row, column = at % per_row * 4;
+        const int64_t to = (slice * rows + row) * e + column;
+        float4 sum = begin ? *reinterpret_cast<const float4 *>(begin + to) : make_float4(0, 0, 0, 0);
+        const float *from = parts + slots.of_encoded(row) * slots.width + column;
+#pragma unroll 4
+        for (uint32_t b = block; b <= last; b++) {
+            float4 part = *reinterpret_cast<const float4 *>(from + ((int64_t)b + slice) * padded);
+            sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+        }
+        *reinterpret_cast<float4 *>(ds + to) = sum;
+    }
+}
+
+__device__ __forceinline__ float pieces_sum(const tn_bwd_deal &deal, int64_t slice, int width, int slot, const float *sums) {
+    float sum = 0;
+    if (!deal.all) return sum;
+    const uint32_t last = owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
+    for (uint32_t block = owner(deal, (uint32_t)slice * deal.tiles); block <= last; block++) sum += sums[((int64_t)block + slice) * width + slot];
+    return sum;
+}
+
+/* off[slice][slot] = the sum of p dp. */
+__global__ void off_sum(tn_bwd_deal deal, int64_t slices, int width, const float *sums, float *off) {
+    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < slices * width; at += (int64_t)gridDim.x * blockDim.x)
+        off[at] = pieces_sum(deal, at / width, width, (int)(at % width), sums);
+}
+
+/* dtheta[head][column]: a block adds, for 32 columns of a head, eight runs of slices, then these. */
+__global__ void __launch_bounds__(256) theta_sum(tn_bwd_deal of_q, tn_bwd_deal of_k, tn_lrpe_grid grid, order slots, int64_t slices, int64_t heads,
+                                                 const float *q_sums, const float *k_sums, float *dtheta) {
+    __shared__ float runs[8][32];
+    const int64_t head = blockIdx.y, column = (int64_t)blockIdx.x * 32 + threadIdx.x % 32, step = grid.theta_heads == 1 ? 1 : heads;
+    const int run = (int)threadIdx.x / 32;
+    float sum = 0;
+    if (column < grid.theta_width)
+        for (int64_t slice = head + run * step; slice < slices; slice += 8 * step)
+            for (int64_t angle = column; angle < grid.angles && tn_lrpe_axis(&grid, angle) >= 0; angle += grid.theta_width) {
+                const int slot = slots.of_angle((int)angle);
+                sum += pieces_sum(of_q, slice, slots.width, slot, q_sums) + pieces_sum(of_k, slice, slots.width, slot, k_sums);
+            }
+    runs[run][threadIdx.x % 32] = sum;
+    __syncthreads();
+    if (run != 0 || column >= grid.theta_width) return;
+    for (int other = 1; other < 8; other++) sum += runs[other][threadIdx.x];
+    dtheta[head * grid.theta_width + column] = sum;
+}
+
+/* ---- the host's side ---- */
+
+struct plan {
+    bool tiles, wgmma; /* false: the plain kernels */
+    int width;         /* padded */
+    tn_bwd_deal q, k;
+    /* In the workspace, in floats. */
+    size_t parts, ds, q_sums, k_sums, q_off, k_off, total;
+};
+
+tn_bwd_deal make_deal(const tn_la_problem *p, int64_t tokens, int multiprocessors) {
+    tn_bwd_deal deal;
+    deal.tiles = (uint32_t)((tokens + TN_BWD_TOKENS - 1) / TN_BWD_TOKENS);
+    deal.all = deal.tiles * (uint32_t)(p->b * p->h);
+    deal.blocks = deal.all < (uint32_t)multiprocessors ? deal.all : (uint32_t)multiprocessors;
+    deal.heads = (uint32_t)p->h;
+    return deal;
+}
+
+bool aligned(const void *x) { return ((uintptr_t)x & 15) == 0; }
+bool strides_fit(const tn_la_strides &stride) { return stride.batch % 8 == 0 && stride.token % 8 == 0 && stride.head % 8 == 0; }
+bool operand_fits(const tn_la_operand &operand) {
+    const tn_lrpe_grid &grid = operand.grid;
+    const int64_t far = (int64_t)1 << 24;
+    if (!aligned(operand.x) || !strides_fit(operand.stride) || operand.width % 16 || operand.width > 128) return false;
+    return !operand.encoded || (operand.tokens < far / 2 && grid.offset < far / 2 && grid.offset > -far / 2);
+}
+
+/* Can the kernels of tiles take it? */
+bool takes_tiles(const tn_op_call *call, const tn_la_problem *p) {
+    const tn_device *device = call->device;
+    if (p->dtype != TN_BF16 || device->cuda_path == TN_CUDA_PLAIN) return false;
+    if (!operand_fits(p->q) || !operand_fits(p->k) || !operand_fits(p->v) || (p->has_gate && !operand_fits(p->g))) return false;
+    if (!strides_fit(p->o_stride) || !aligned(p->d_o) || !aligned(p->dstate_out) || !aligned(p->s) || !aligned(p->dstate)) return false;
+    if (!aligned(p->dq) || !aligned(p->dk) || !aligned(p->dv) || !aligned(p->dg)) return false;
+    const int64_t slices = p->b * p->h, tokens = p->n > p->m ? p->n : p->m;
+    return slices <= 65535 && slices * (tokens / TN_BWD_TOKENS + 1) < (int64_t)1 << 31;
+}
+
+size_t place(size_t *total, size_t floats) {
+    size_t at = *total;
+    *total += (floats + 31) / 32 * 32;
+    return at;
+}
+
+plan make_plan(const tn_op_call *call, const tn_la_problem *p) {
+    const tn_device *device = call->device;
+    plan l = {};
+    if (!takes_tiles(call, p)) return l;
+    const bool cosine = p->encoded && p->kind == TN_COSINE;
+    l.width = p->d <= 64 && p->e <= 64 ? 64 : 128;
+    if (!device->dry_run) {
+        const int room = (int)device->shared_bytes;
+        int q = -1, k = -1;
+        if (device->cuda_path == TN_CUDA_HOPPER && l.width == 128) q = tn_bwd_shared_q(128, cosine, true), k = tn_bwd_shared_kv(128, cosine, true);
+        l.wgmma = q >= 0 && k >= 0 && q <= room && k <= room;
+        if (!l.wgmma && (tn_bwd_shared_q(l.width, cosine, false) > room || tn_bwd_shared_kv(l.width, cosine, false) > room)) return l;
+    }
+    l.tiles = true;
+    const int multiprocessors = device->multiprocessors > 0 ? device->multiprocessors : 132;
+    l.q = make_deal(p, p->d_o ? p->n : 0, multiprocessors);
+    l.k = make_deal(p, p->m, multiprocessors);
+    const size_t slices = (size_t)(p->b * p->h), width = (size_t)l.width;
+    const size_t q_pieces = l.q.all ? l.q.blocks + slices : 0, k_pieces = l.k.all ? l.k.blocks + slices : 0;
+    const bool q_sums = p->dtheta || p->q.over_sequence, k_sums = p->dtheta || p->k.over_sequence;
+    l.parts = place(&l.total, q_pieces * width * width * (cosine ? 2 : 1));
+    l.ds = place(&l.total, p->dstate ? 0 : slices * (size_t)(p->state_rows * p->e));
+    l.q_sums = place(&l.total, q_sums ? q_pieces * width : 0);
+    l.k_sums = place(&l.total, k_sums ? k_pieces * width : 0);
+    l.q_off = place(&l.total, p->q.over_sequence ? slices * width : 0);
+    l.k_off = place(&l.total, p->k.over_sequence ? slices * width : 0);
+    return l;
+}
+
+/* A pass and, before it where softmax runs over the sequence, the same for the sum of p dp alone. */
+int run_pass(tn_bwd_pass pass, const plan &l, int64_t slices, float *off, int (*run)(const tn_bwd_pass *, int, bool, void *), cudaStream_t stream) {
+    if (pass.x.over_sequence && pass.dx) {
+        tn_bwd_pass first = pass;
+        first.dx = first.dz = NULL;
+        first.state_parts = NULL;
+        first.what = TN_BWD_SUMS_SOFTMAX;
+        int error = run(&first, l.width, l.wgmma, stream);
+        if (error) return error;
+        off_sum<<<(unsigned)((slices * l.width + 255) / 256), 256, 0, stream>>>(pass.deal, slices, l.width, pass.sums, off);
+        pass.off = off;
+    }
+    return run(&pass, l.width, l.wgmma, stream);
+}
+
+int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStream_t stream) {
+    const int64_t slices = p->b * p->h;
+    if (slices == 0) return 0;
+    const order slots = { !p->encoded ? TN_BWD_PLAIN : p->kind == TN_COSINE ? TN_BWD_COSINE : TN_BWD_ROTATE, l.width, (int)p->d };
+    float *ds = p->dstate ? (float *)p->dstate : workspace + l.ds;
+    const bool of_keys = l.k.all && (p->dk || p->dv || p->dtheta), of_state = of_keys || p->dstate;
+    tn_bwd_pass pass = {};
+    pass.theta = (const float *)p->theta;
+    pass.d = (int)p->d;
+    pass.e = (int)p->e;
+    pass.how = slots.how;
+    pass.what = p->dtheta ? TN_BWD_SUMS_THETA : TN_BWD_NO_SUMS;
+    int error = 0;
+    if (l.q.all && (of_state || p->dq || p->dg || p->dtheta)) {
+        tn_bwd_pass q = pass;
+        q.deal = l.q;
+        q.x = p->q;
+        q.z = p->g;
+        q.has_gate = p->has_gate;
+        q.d_o = p->d_o;
+        q.o_stride = p->o_stride;
+        q.dx = p->dq;
+        q.dz = p->has_gate ? p->dg : NULL;
+        q.state = (const float *)p->s;
+        q.scale = (float)p->scale;
+        q.state_parts = of_state ? workspace + l.parts : NULL;
+        q.sums = workspace + l.q_sums;
+        error = run_pass(q, l, slices, workspace + l.q_off, tn_bwd_run_q, stream);
+        if (error) return error;
+    }
+    if (of_state) {
+        const int items = (int)(p->state_rows * p->e / 4);
+        state_sum<<<dim3((unsigned)((items + 255) / 256), (unsigned)slices), 256, 0, stream>>>(
+            l.q, slots, (int)p->state_rows, (int)p->e, workspace + l.parts, (const float *)p->dstate_out, ds);
+    }
+    if (of_keys) {
+        tn_bwd_pass k = pass;
+        k.deal = l.k;
+        k.x = p->k;
+        k.z = p->v;
+        k.dx = p->dk;
+        k.dz = p->dv;
+        k.state = ds;
+        k.scale = 1;
+        k.sums = workspace + l.k_sums;
+        error = run_pass(k, l, slices, workspace + l.k_off, tn_bwd_run_kv, stream);
+        if (error) return error;
+    }
+    if (p->dtheta) {
+        const tn_lrpe_grid &grid = p->q.grid;
+        theta_sum<<<dim3((unsigned)((grid.theta_width + 31) / 32), (unsigned)grid.theta_heads), 256, 0, stream>>>(
+            l.q, l.k, grid, slots, slices, p->h, workspace + l.q_sums, workspace + l.k_sums, (float *)p->dtheta);
+    }
+    return (int)cudaGetLastError();
+}
+
+} // namespace
+
+extern "C" size_t tn_la_backward_workspace_cuda(const tn_op_call *call, const tn_la_problem *problem) {
+    const plan l = make_plan(call, problem);
+    return l.tiles ? l.total * sizeof(float) : tn_la_backward_plain_workspace(problem);
+}
+
+extern "C" tn_status tn_la_backward_cuda(tn_op_call *call, const tn_la_problem *problem) {
+    cudaStream_t stream = (cudaStream_t)call->stream;
+    const size_t element = tn_dtype_size(problem->dtype), queries = (size_t)(problem->b * problem->h * problem->n);
+    if (!problem->d_o && queries) {
+        if (problem->dq) cudaMemsetAsync(problem->dq, 0, queries * (size_t)problem->d * element, stream);
+        if (problem->dg) cudaMemsetAsync(problem->dg, 0, queries * (size_t)problem->e * element, stream);
+    }
+    const plan l = make_plan(call, problem);
+    int error = 0;
+    if (l.tiles) error = run_tiles(problem, l, (float *)call->workspace, stream);
+    else tn_la_backward_plain(problem, call->workspace, stream);
+    return tn_cuda_said(call->device, error ? error : (int)cudaGetLastError(), "linear attention backward");
+}

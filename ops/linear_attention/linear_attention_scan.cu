@@ -1,0 +1,808 @@
+/* The scan on tensor cores, bf16 data, f32 state that never leaves the chip.
+ *
+ * A block owns one head of one sequence (or a segment of it) and `Outer` columns of S, and walks its tokens in chunks of 64. Each of its
+ * Outer / 16 warps keeps 16 columns of S, transposed, as f32 accumulators: 16 x Inner. Their layout, rounded to bf16, is that of the second
+ * operand of x S, so S is never written out to be read:
+ *
+ *                      Inner                     tokens 64                Outer: 16 columns a warp
+ *     chunk of x   [ 64 x Inner ]   P = mask (x y')  [ 64 x 64 ]     o = x S  + P z    [ 64 x 16 ] a warp
+ *     chunk of y   [ 64 x Inner ]                                    S' = S' + z' y    [ 16 x Inner ] a warp
+ *     chunk of z   [ 64 x Outer ]
+ *
+ * P is computed once by all warps together and shared as bf16. Chunks arrive by cp.async, two ahead; the thread that fetched a chunk of 16
+ * bytes activates, turns or multiplies it in place before the barrier that publishes it (`settle`). Bytes: x, y, z (and the gate) read
+ * once, o written once; nothing per chunk.
+ *
+ * Decay: within a chunk only as exp2 of differences of cumulated logarithms, all <= 0. With c the inclusive sums of the chunk,
+ * row i reads S times e^c_i, row j enters S times e^(c_last - c_j), P_ij carries e^(c_i - c_j); in reverse the two factors change places.
+ *
+ * Where heads are too few to fill the device a sequence is cut into segments: first every segment's own S is summed up, then a small
+ * kernel chains them to the states that segments begin with, then all segments run at once. */
+#include "linear_attention_scan.h"
+#include "linear_attention_tiles.cuh"
+
+namespace {
+
+constexpr int CHUNK = 64;
+
+struct operand {
+    const __nv_bfloat16 *x;
+    int64_t batch, token, head;
+    int width, act;
+    bool encoded;
+    int64_t offset;
+};
+
+struct scan {
+    operand x, y, z, factor, gate, raw, times;
+    int factor_of;
+    int inner, outer;
+    __nv_bfloat16 *o;
+    int64_t o_batch, o_token, o_head;
+    float *dots, *theta_parts, *anchors;
+    int anchor_every;     /* chunks */
+    int64_t anchor_slots; /* of a head */
+    bool cosine, reverse, per_token;
+    tn_lrpe_grid grid;
+    const float *theta, *log_decay;
+    int64_t heads, tokens;
+    const int64_t *cu_seqlens;
+    float read_scale, write_scale;
+    const float *state; /* of each segment, or of each sequence where there is one segment */
+    float *state_out, *sums, *totals;
+    int64_t state_row, state_column;
+    int segments;
+    int64_t slices; /* sequences x heads */
+};
+
+/* Where the pieces of shared memory lie. */
+template <int Inner, int Outer, bool Decode> struct room {
+    static constexpr int x = CHUNK * Inner * 2, z = CHUNK * Outer * 2;
+    static constexpr int p = CHUNK * CHUNK * 2, decay = 6 * CHUNK * 4, rates = 128 * 8, parts = 2 * (Outer / 16) * CHUNK * 4;
+    static constexpr int staged = Decode ? CHUNK * (Outer + 4) * 4 : 0;
+    static constexpr int fixed = p + decay + rates + parts + staged + 1024;
+    static constexpr int stage(bool with_factor, int factor_of) {
+        return 2 * x + z + (!with_factor ? 0 : factor_of == TN_LA_FACTOR_Z ? z : x);
+    }
+    static int stages(int stage, int shared_bytes) { return (shared_bytes - fixed) / stage >= 3 ? 3 : 2; }
+};
+
+__device__ __forceinline__ float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* ---- tiles of [64][Width], by items of two chunks: c and c + Width / 16 of a row, the two that rotate turns together ---- */
+
+template <int Width, int Threads> struct items {
+    static constexpr int per_row = Width / 16, n = CHUNK * per_row / Threads;
+};
+
+/* first_half_only: before encoding by cosine and sine. */
+template <int Width, int Threads> __device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int rows, int columns, bool first_half_only) {
+    constexpr int per_row = items<Width, Threads>::per_row;
+    const int c = threadIdx.x % per_row;
+#pragma unroll
+    for (int i = 0; i < items<Width, Threads>::n; i++) {
+        int row = (i * Threads + threadIdx.x) / per_row;
+        bool there = row < rows;
+        const __nv_bfloat16 *at = from + (there ? row : 0) * x.token;
+        bool first = there && c * 8 < columns;
+        tn_tile_fetch(tile + tn_tile_chunk(CHUNK, row, c), first ? at + c * 8 : from, first);
+        if (first_half_only) continue;
+        bool second = there && (c + per_row) * 8 < columns;
+        tn_tile_fetch(tile + tn_tile_chunk(CHUNK, row, c + per_row), second ? at + (c + per_row) * 8 : from, second);
+    }
+}
+
+__device__ __forceinline__ void unpack(float *x, uint4 words) {
+    x[0] = tn_pair_low(words.x), x[1] = tn_pair_high(words.x), x[2] = tn_pair_low(words.y), x[3] = tn_pair_high(words.y);
+    x[4] = tn_pair_low(words.z), x[5] = tn_pair_high(words.z), x[6] = tn_pair_low(words.w), x[7] = tn_pair_high(words.w);
+}
+__device__ __forceinline__ uint4 pack(const float *x) {
+    return make_uint4(tn_pair_of(x[0], x[1]), tn_pair_of(x[2], x[3]), tn_pair_of(x[4], x[5]), tn_pair_of(x[6], x[7]));
+}
+
+/* Over the values that `lanes` neighbours hold. */
+template <int Lanes> __device__ __forceinline__ float sum_of_lanes(float x) {
+#pragma unroll
+    for (int step = Lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+template <int Lanes> __device__ __forceinline__ float max_of_lanes(float x) {
+#pragma unroll
+    for (int step = Lanes / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+
+/* act of a row's item; first and second say which of its halves exist. */
+template <int PerRow> __device__ __forceinline__ void activate(float (&x)[16], int act, bool first, bool second) {
+    if (act == TN_NONE) return;
+    if (act == TN_SOFTMAX) {
+        float most = -INFINITY, sum = 0;
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+            if (j < 8 ? first : second) most = fmaxf(most, x[j]);
+        most = max_of_lanes<PerRow>(most);
+#pragma unroll
+        for (int j = 0; j < 16; j++) sum += x[j] = (j < 8 ? first : second) ? __expf(x[j] - most) : 0.0f;
+        float scale = __frcp_rn(sum_of_lanes<PerRow>(sum));
+#pragma unroll
+        for (int j = 0; j < 16; j++) x[j] *= scale;
+        return;
+    }
+    tn_activate<true>(x, act);
+}
+
+/* cos and sin of the angle of feature `feature` at token `at` (from the sequence's begin). */
+__device__ __forceinline__ void turn(const scan &a, const float2 *rates, int64_t at, int64_t offset, int feature, float &c, float &s) {
+    int64_t place = at - a.grid.leading + offset;
+    if (at < a.grid.leading) place = 0;
+    else if (a.grid.axes != 1) {
+        int axis = tn_lrpe_axis(&a.grid, feature);
+        place = axis < 0 ? 0 : tn_lrpe_coordinate(&a.grid, at, axis);
+    }
+    float2 rate = rates[feature];
+    tn_turn_of((float)place, tn_tile_rate{ rate.x, rate.y }, c, s);
+}
+
+/* Brings what this thread fetched to the form the products want, in place. feature0: of the tile's first column. */
+template <int Width, int Threads>
+__device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, const operand *factor, uint32_t factor_tile, const float2 *rates,
+                                       int64_t at, int rows, int columns, int feature0) {
+    if (x.act == TN_NONE && !x.encoded && !factor) return;
+    constexpr int per_row = items<Width, Threads>::per_row;
+    const int c = threadIdx.x % per_row;
+    const bool cosine = x.encoded && a.cosine, first_there = c * 8 < columns, second_there = !cosine && (c + per_row) * 8 < columns;
+#pragma unroll 1
+    for (int i = 0; i < items<Width, Threads>::n; i++) {
+        int row = (i * Threads + threadIdx.x) / per_row;
+        uint32_t first = tile + tn_tile_chunk(CHUNK, row, c), second = tile + tn_tile_chunk(CHUNK, row, c + per_row);
+        float v[16];
+        unpack(v, tn_tile_read(first));
+        if (!cosine) unpack(v + 8, tn_tile_read(second));
+        else
+#pragma unroll
+            for (int j = 8; j < 16; j++) v[j] = 0;
+        activate<per_row>(v, x.act, first_there, second_there);
+        if (x.encoded) {
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float cos, sin;
+                turn(a, rates, at + row, x.offset, feature0 + c * 8 + j, cos, sin);
+                float one = v[j], two = v[8 + j];
+                v[j] = cosine ? one * cos : one * cos - two * sin;
+                v[8 + j] = cosine ? one * sin : one * sin + two * cos;
+            }
+        }
+        if (factor) {
+            float f[16];
+            unpack(f, tn_tile_read(factor_tile + (first - tile)));
+            unpack(f + 8, tn_tile_read(factor_tile + (second - tile)));
+            activate<per_row>(f, factor->act, first_there, second_there);
+#pragma unroll
+            for (int j = 0; j < 16; j++) v[j] *= f[j];
+        }
+        if (row >= rows) continue;
+        if (first_there) tn_tile_write(first, pack(v));
+        if (second_there || cosine) tn_tile_write(second, pack(v + 8));
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* Sum: only a segment's own S is wanted. */
+template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
+    constexpr int Threads = Outer * 2, Warps = Outer / 16;
+    using R = room<Inner, Outer, Decode>;
+    extern __shared__ unsigned char raw_shared[];
+    const uint32_t begin_of_shared = tn_tile_address(raw_shared), base = (begin_of_shared + 1023) & ~1023u;
+    unsigned char *shared = raw_shared + (base - begin_of_shared);
+    const uint32_t p_tile = base + stages * stage_bytes;
+    unsigned char *fixed = shared + stages * stage_bytes + R::p;
+    float *cumulated = reinterpret_cast<float *>(fixed);
+    float2 *rates = reinterpret_cast<float2 *>(fixed + R::decay);
+    float *dot_parts = reinterpret_cast<float *>(fixed + R::decay + R::rates); /* [2][Warps][CHUNK] */
+    float *staged = dot_parts + 2 * Warps * CHUNK;
+
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane / 4, pair = 2 * (lane % 4);
+    const int64_t slice = blockIdx.x, sequence = slice / a.heads, head = slice % a.heads;
+    const int segment = blockIdx.z;
+    const bool reverse = a.reverse, z_cosine = a.z.encoded && a.cosine;
+    /* Columns of this block: Outer neighbours or, where z is encoded by cosines, Outer / 2 features' cosines, then their sines. */
+    const int z0 = blockIdx.y * (z_cosine ? Outer / 2 : Outer), z_columns = min(z_cosine ? Outer / 2 : Outer, a.z.width - z0);
+    auto column_of = [&](int j) { return z_cosine && j >= Outer / 2 ? a.z.width + z0 + j - Outer / 2 : z0 + j; };
+    auto column_there = [&](int j) { return (z_cosine && j >= Outer / 2 ? j - Outer / 2 : j) < z_columns; };
+
+    const int64_t batch = a.cu_seqlens ? 0 : sequence, first_token = a.cu_seqlens ? a.cu_seqlens[sequence] : 0;
+    const int64_t length = a.cu_seqlens ? a.cu_seqlens[sequence + 1] - first_token : a.tokens;
+    const int64_t all_chunks = (length + CHUNK - 1) / CHUNK, per_segment = (all_chunks + a.segments - 1) / a.segments;
+    /* Segments are counted in the scan's order, chunks always from the sequence's begin. */
+    const int64_t chunk0 = min(all_chunks, segment * per_segment), chunks = min(all_chunks, chunk0 + per_segment) - chunk0;
+    /* Row of the m-th run of 16 tokens: in reverse the runs are taken from the end, so that either way only runs before m meet it. */
+    auto run_at = [&](int m) { return reverse ? CHUNK - 16 - m * 16 : m * 16; };
+    auto chunk_at = [&](int64_t i) { return reverse ? all_chunks - 1 - (chunk0 + i) : chunk0 + i; };
+
+    const int64_t x_base = batch * a.x.batch + first_token * a.x.token + head * a.x.head;
+    const int64_t y_base = batch * a.y.batch + first_token * a.y.token + head * a.y.head;
+    const int64_t z_base = batch * a.z.batch + first_token * a.z.token + head * a.z.head + z0;
+    const int64_t factor_base = batch * a.factor.batch + first_token * a.factor.token + head * a.factor.head + (a.factor_of == TN_LA_FACTOR_Z ? z0 : 0);
+    const float *log_decay = !a.log_decay ? nullptr : a.per_token ? a.log_decay + (batch * a.tokens + first_token) * a.heads + head : a.log_decay + head;
+
+    if (a.x.encoded || a.y.encoded || a.z.encoded || (Decode && a.raw.encoded)) {
+        for (int f = threadIdx.x; f < 128; f += Threads) {
+            float theta = 0;
+            if (f < a.grid.angles && tn_lrpe_axis(&a.grid, f) >= 0)
+                theta = a.theta[(a.grid.theta_heads == 1 ? 0 : head) * a.grid.theta_width + tn_lrpe_theta_column(&a.grid, f)];
+            tn_tile_rate rate = tn_tile_rate_of(theta);
+            rates[f] = make_float2(rate.high, rate.low);
+        }
+        __syncthreads();
+    }
+
+    float s[Inner / 8][4];
+#pragma unroll
+    for (int i = 0; i < Inner / 8; i++)
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            int row = i * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
+            bool there = !Sum && a.state && row < a.inner && column_there(column);
+            /* Segments' states lie dense. */
+            const float *from = a.state + (a.segments > 1 ? (segment * a.slices + slice) : slice) * (int64_t)a.inner * a.outer;
+            int64_t at = a.segments > 1 ? (int64_t)row * a.outer + column_of(column) : row * a.state_row + column_of(column) * a.state_column;
+            s[i][r] = there ? from[at] : 0.0f;
+        }
+
+    auto issue = [&](int64_t i) {
+        if (i < chunks) {
+            int64_t t0 = chunk_at(i) * CHUNK;
+            int rows = (int)min((int64_t)CHUNK, length - t0);
+            uint32_t at = base + (int)(i % stages) * stage_bytes;
+            if (!Sum) fetch<Inner, Threads>(at, a.x, a.x.x + x_base + t0 * a.x.token, rows, a.x.width, a.x.encoded && a.cosine);
+            fetch<Inner, Threads>(at + R::x, a.y, a.y.x + y_base + t0 * a.y.token, rows, a.y.width, a.y.encoded && a.cosine);
+            fetch<Outer, Threads>(at + 2 * R::x, a.z, a.z.x + z_base + t0 * a.z.token, rows, z_columns, z_cosine);
+            const __nv_bfloat16 *factor = a.factor.x + factor_base + t0 * a.factor.token;
+            if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, z_columns, false);
+            else if (a.factor_of != TN_LA_FACTOR_NONE && !(Sum && a.factor_of == TN_LA_FACTOR_X))
+                fetch<Inner, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, a.factor.width, false);
+        }
+        tn_tile_fetched();
+    };
+
+    /* Warp 0 cumulates the logarithms of the decay one chunk ahead, two tokens a lane, and leaves the sums, then what a row that reads S
+     * is multiplied by, then what a row that enters S is. */
+    float log0 = 0, log1 = 0;
+    auto fetch_decay = [&](int64_t i) {
+        log0 = log1 = 0;
+        if (i >= chunks) return;
+        int64_t t0 = chunk_at(i) * CHUNK, step = a.per_token ? a.heads : 0;
+        const float *from = log_decay + t0 * step;
+        if (t0 + 2 * lane < length) log0 = from[2 * lane * step];
+        if (t0 + 2 * lane + 1 < length) log1 = from[(2 * lane + 1) * step];
+    };
+    auto cumulate_decay = [&](int64_t i) {
+        const float log2e = 1.4426950408889634f;
+        float *to = cumulated + (int)(i & 1) * 3 * CHUNK;
+        log0 *= log2e;
+        log1 *= log2e;
+        float sum = log0 + log1;
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+            float below = __shfl_up_sync(0xffffffffu, sum, step);
+            if (lane >= step) sum += below;
+        }
+        float all = __shfl_sync(0xffffffffu, sum, 31), first = sum - log1;
+        float2 since = make_float2(exp2_of(first), exp2_of(sum)), until = make_float2(exp2_of(all - first), exp2_of(all - sum));
+        *reinterpret_cast<float2 *>(to + 2 * lane) = make_float2(first, sum);
+        *reinterpret_cast<float2 *>(to + CHUNK + 2 * lane) = reverse ? until : since;
+        *reinterpret_cast<float2 *>(to + 2 * CHUNK + 2 * lane) = reverse ? since : until;
+    };
+
+    for (int i = 0; i < stages - 1; i++) issue(i);
+    if (log_decay && warp == 0) {
+        fetch_decay(0);
+        cumulate_decay(0);
+    }
+    float segment_total = 0, theta_sum[8] = {};
+    const int64_t own_rows = a.cu_seqlens ? head : slice; /* of what is kept per token or anchor */
+    const bool dots_of_warps = !Decode && !Sum && Inner <= 128 && a.dots; /* wider: through decode */
+    auto add_dots = [&](int64_t i) {
+        const int64_t token = chunk_at(i) * CHUNK + threadIdx.x;
+        if (threadIdx.x >= CHUNK || token >= length) return;
+        const float *part = dot_parts + (int)(i & 1) * Warps * CHUNK + threadIdx.x;
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < Warps; w++) sum += part[w * CHUNK];
+        a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + token] = sum;
+    };
+
+    for (int64_t i = 0; i < chunks; i++) {
+        const int64_t t0 = chunk_at(i) * CHUNK;
+        const int rows = (int)min((int64_t)CHUNK, length - t0);
+        const uint32_t x_tile = base + (int)(i % stages) * stage_bytes, y_tile = x_tile + R::x, z_tile = y_tile + R::x, factor_tile = z_tile + R::z;
+        if (stages == 3) tn_tile_await<1>();
+        else tn_tile_await<0>();
+        {
+            const operand *factor = &a.factor;
+            if (!Sum) settle<Inner, Threads>(a, a.x, x_tile, a.factor_of == TN_LA_FACTOR_X ? factor : nullptr, factor_tile, rates, t0, rows, a.x.width, 0);
+            settle<Inner, Threads>(a, a.y, y_tile, a.factor_of == TN_LA_FACTOR_Y ? factor : nullptr, factor_tile, rates, t0, rows, a.y.width, 0);
+            settle<Outer, Threads>(a, a.z, z_tile, a.factor_of == TN_LA_FACTOR_Z ? factor : nullptr, factor_tile, rates, t0, rows, z_columns, z0);
+        }
+        __syncthreads();
+        issue(i + stages - 1);
+        const float *logs = cumulated + (int)(i & 1) * 3 * CHUNK, *reads = logs + CHUNK, *enters = reads + CHUNK;
+        const float total = log_decay ? logs[CHUNK - 1] : 0.0f;
+        if (dots_of_warps && i > 0) add_dots(i - 1);
+        if (log_decay && warp == 0) fetch_decay(i + 1);
+
+        float o[4][2][4];
+        if (!Sum) {
+            /* P: a warp takes 16 rows and Columns columns. */
+            constexpr int Columns = Warps >= 8 ? 32 : 64, Across = CHUNK / Columns;
+            const int row0 = 16 * (warp / Across), column0 = Columns * (warp % Across);
+            float p[Columns / 8][4];
+#pragma unroll
+            for (int j = 0; j < Columns / 8; j++) p[j][0] = p[j][1] = p[j][2] = p[j][3] = 0;
+            if (reverse ? column0 + Columns > row0 : column0 <= row0 + 15) {
+#pragma unroll
+                for (int k = 0; k < Inner / 16; k++) {
+                    uint32_t fa[4];
+                    tn_fragment_a(fa, x_tile, CHUNK, row0, 2 * k, 2 * k + 1);
+#pragma unroll
+                    for (int j = 0; j < Columns / 16; j++) {
+                        uint32_t fb[4];
+                        tn_fragment_b_transposed(fb, y_tile, CHUNK, column0 + j * 16, 2 * k);
+                        tn_mma(p[2 * j], fa, fb[0], fb[1]);
+                        tn_mma(p[2 * j + 1], fa, fb[2], fb[3]);
+                    }
+                }
+            }
+            const float scale = a.read_scale * a.write_scale;
+#pragma unroll
+            for (int j = 0; j < Columns / 8; j++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int row = row0 + quad + 8 * half, column = column0 + j * 8 + pair;
+                    float v0 = p[j][2 * half] * scale, v1 = p[j][2 * half + 1] * scale;
+                    if (log_decay) {
+                        float here = logs[row], d0 = here - logs[column], d1 = here - logs[column + 1];
+                        v0 *= exp2_of(fminf(reverse ? -d0 : d0, 0.0f));
+                        v1 *= exp2_of(fminf(reverse ? -d1 : d1, 0.0f));
+                    }
+                    if (reverse ? column < row : column > row) v0 = 0;
+                    if (reverse ? column + 1 < row : column + 1 > row) v1 = 0;
+                    tn_tile_write_word(p_tile + tn_tile_pair(CHUNK, row, column), tn_pair_of(v0, v1));
+                }
+
+            /* o = x S, of before the chunk. */
+#pragma unroll
+            for (int m = 0; m < 4; m++)
+#pragma unroll
+                for (int r = 0; r < 8; r++) o[m][r / 4][r % 4] = 0;
+#pragma unroll
+            for (int k = 0; k < Inner / 16; k++) {
+                uint32_t b00 = tn_pair_of(s[2 * k][0], s[2 * k][1]), b01 = tn_pair_of(s[2 * k + 1][0], s[2 * k + 1][1]);
+                uint32_t b10 = tn_pair_of(s[2 * k][2], s[2 * k][3]), b11 = tn_pair_of(s[2 * k + 1][2], s[2 * k + 1][3]);
+#pragma unroll
+                for (int m = 0; m < 4; m++) {
+                    uint32_t fa[4];
+                    tn_fragment_a(fa, x_tile, CHUNK, run_at(m), 2 * k, 2 * k + 1);
+                    tn_mma(o[m][0], fa, b00, b01);
+                    tn_mma(o[m][1], fa, b10, b11);
+                }
+            }
+#pragma unroll
+            for (int m = 0; m < 4; m++) {
+                float f0 = a.read_scale, f1 = a.read_scale;
+                if (log_decay) {
+                    f0 *= reads[run_at(m) + quad];
+                    f1 *= reads[run_at(m) + quad + 8];
+                }
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    o[m][j][0] *= f0;
+                    o[m][j][1] *= f0;
+                    o[m][j][2] *= f1;
+                    o[m][j][3] *= f1;
+                }
+            }
+        }
+        if (log_decay && warp == 0) cumulate_decay(i + 1);
+        if (!Sum) {
+            __syncthreads(); /* P is there */
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                uint32_t fb[4];
+                tn_fragment_b(fb, z_tile, CHUNK, run_at(k), warp * 2);
+                const int chunk = run_at(k) / 8;
+#pragma unroll
+                for (int m = k; m < 4; m++) {
+                    uint32_t fa[4];
+                    tn_fragment_a(fa, p_tile, CHUNK, run_at(m), chunk, chunk + 1);
+                    tn_mma(o[m][0], fa, fb[0], fb[1]);
+                    tn_mma(o[m][1], fa, fb[2], fb[3]);
+                }
+            }
+        }
+
+        uint32_t other[4][2][2]; /* what o is multiplied by for dots, on its way while S is brought up to date */
+        if (dots_of_warps) {
+            const __nv_bfloat16 *from = a.raw.x + batch * a.raw.batch + (first_token + t0) * a.raw.token + head * a.raw.head;
+#pragma unroll
+            for (int m = 0; m < 4; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        int row = run_at(m) + quad + 8 * half, column = warp * 16 + j * 8 + pair;
+                        bool there = row < rows && column_there(column);
+                        other[m][half][j] = there ? *reinterpret_cast<const uint32_t *>(from + row * a.raw.token + column_of(column)) : 0;
+                    }
+        }
+
+        /* S' = decay S' + (z, each row by its factor)' y */
+        if (log_decay) {
+            float f = exp2_of(total);
+            segment_total += total;
+#pragma unroll
+            for (int j = 0; j < Inner / 8; j++) s[j][0] *= f, s[j][1] *= f, s[j][2] *= f, s[j][3] *= f;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            uint32_t fa[4];
+            tn_fragment_a_transposed(fa, z_tile, CHUNK, k * 16, warp * 2, warp * 2 + 1);
+            if (log_decay || a.write_scale != 1.0f) {
+                float2 near = make_float2(a.write_scale, a.write_scale), far = near;
+                if (log_decay) {
+                    float2 n = *reinterpret_cast<const float2 *>(enters + k * 16 + pair), f = *reinterpret_cast<const float2 *>(enters + k * 16 + pair + 8);
+                    near.x *= n.x, near.y *= n.y, far.x *= f.x, far.y *= f.y;
+                }
+                fa[0] = tn_pair_of(tn_pair_low(fa[0]) * near.x, tn_pair_high(fa[0]) * near.y);
+                fa[1] = tn_pair_of(tn_pair_low(fa[1]) * near.x, tn_pair_high(fa[1]) * near.y);
+                fa[2] = tn_pair_of(tn_pair_low(fa[2]) * far.x, tn_pair_high(fa[2]) * far.y);
+                fa[3] = tn_pair_of(tn_pair_low(fa[3]) * far.x, tn_pair_high(fa[3]) * far.y);
+            }
+#pragma unroll
+            for (int j = 0; j < Inner / 16; j++) {
+                uint32_t fb[4];
+                tn_fragment_b(fb, y_tile, CHUNK, k * 16, 2 * j);
+                tn_mma(s[2 * j], fa, fb[0], fb[1]);
+                tn_mma(s[2 * j + 1], fa, fb[2], fb[3]);
+            }
+        }
+        if (Sum) continue;
+
+        if (a.anchors) {
+            const int64_t chunk = chunk_at(i), after = reverse ? chunk : chunk + 1;
+            if (after % a.anchor_every == 0 && after > 0 && after < all_chunks) {
+                const int64_t slot = first_token / ((int64_t)a.anchor_every * CHUNK) + after / a.anchor_every;
+                float *to = a.anchors + (own_rows * a.anchor_slots + slot) * (int64_t)a.inner * a.outer;
+#pragma unroll
+                for (int j = 0; j < Inner / 8; j++)
+#pragma unroll
+                    for (int r = 0; r < 4; r++) {
+                        int row = j * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
+                        if (row < a.inner && column_there(column)) to[row * a.state_row + column_of(column) * a.state_column] = s[j][r];
+                    }
+            }
+        }
+
+        const int64_t o_base = batch * a.o_batch + (first_token + t0) * a.o_token + head * a.o_head;
+        if (!Decode) {
+            if (a.gate.x) {
+                const __nv_bfloat16 *gate = a.gate.x + batch * a.gate.batch + (first_token + t0) * a.gate.token + head * a.gate.head + z0;
+#pragma unroll
+                for (int m = 0; m < 4; m++) {
+                    float g[8];
+#pragma unroll
+                    for (int half = 0; half < 2; half++)
+#pragma unroll
+                        for (int j = 0; j < 2; j++) {
+                            int row = run_at(m) + quad + 8 * half, column = warp * 16 + j * 8 + pair;
+                            uint32_t word = 0;
+                            if (row < rows && column < z_columns) word = *reinterpret_cast<const uint32_t *>(gate + row * a.gate.token + column);
+                            g[4 * half + 2 * j] = tn_pair_low(word);
+                            g[4 * half + 2 * j + 1] = tn_pair_high(word);
+                        }
+                    tn_activate<true>(g, a.gate.act);
+#pragma unroll
+                    for (int r = 0; r < 8; r++) o[m][r / 2 % 2][r / 4 * 2 + r % 2] *= g[r];
+                }
+            }
+            if (dots_of_warps) {
+#pragma unroll
+                for (int m = 0; m < 4; m++)
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        float dot = 0;
+#pragma unroll
+                        for (int j = 0; j < 2; j++)
+                            dot = fmaf(o[m][j][2 * half], tn_pair_low(other[m][half][j]), fmaf(o[m][j][2 * half + 1], tn_pair_high(other[m][half][j]), dot));
+                        dot = sum_of_lanes<4>(dot);
+                        if (pair == 0) dot_parts[((int)(i & 1) * Warps + warp) * CHUNK + run_at(m) + quad + 8 * half] = dot;
+                    }
+            }
+            /* Neighbours swap halves, so that a lane holds four adjacent columns and four lanes a whole sector. */
+            const bool odd = lane & 1;
+#pragma unroll
+            for (int m = 0; m < 4; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    uint32_t low = tn_pair_of(o[m][0][2 * half], o[m][0][2 * half + 1]), high = tn_pair_of(o[m][1][2 * half], o[m][1][2 * half + 1]);
+                    uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
+                    int row = run_at(m) + quad + 8 * half, column = warp * 16 + (odd ? 8 : 0) + lane % 4 / 2 * 4;
+                    if (a.o && row < rows && column_there(column))
+                        *reinterpret_cast<uint2 *>(a.o + o_base + row * a.o_token + column_of(column)) = odd ? make_uint2(got, high) : make_uint2(low, got);
+                }
+            continue;
+        }
+
+        /* Decode: through shared memory to items of a row, as they are fetched. */
+        constexpr int per_row = items<Outer, Threads>::per_row, pitch = Outer + 4;
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    *reinterpret_cast<float2 *>(staged + (run_at(m) + quad + 8 * half) * pitch + warp * 16 + j * 8 + pair) =
+                        make_float2(o[m][j][2 * half], o[m][j][2 * half + 1]);
+        __syncthreads();
+        const bool cosine = a.raw.encoded && a.cosine;
+        const int c = threadIdx.x % per_row;
+        const bool first_there = c * 8 < z_columns, second_there = !cosine && (c + per_row) * 8 < z_columns;
+        const __nv_bfloat16 *raw = a.raw.x + batch * a.raw.batch + (first_token + t0) * a.raw.token + head * a.raw.head + z0;
+#pragma unroll 1
+        for (int item = 0; item < items<Outer, Threads>::n; item++) {
+            int row = (item * Threads + threadIdx.x) / per_row;
+            bool there = row < rows;
+            float x[16], d[16];
+            const uint4 zero = make_uint4(0, 0, 0, 0);
+            unpack(x, there && first_there ? *reinterpret_cast<const uint4 *>(raw + row * a.raw.token + c * 8) : zero);
+            unpack(x + 8, there && second_there ? *reinterpret_cast<const uint4 *>(raw + row * a.raw.token + (c + per_row) * 8) : zero);
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int j = 0; j < 8; j += 4) {
+                    float4 v = *reinterpret_cast<const float4 *>(staged + row * pitch + (c + half * per_row) * 8 + j);
+                    d[half * 8 + j] = v.x, d[half * 8 + j + 1] = v.y, d[half * 8 + j + 2] = v.z, d[half * 8 + j + 3] = v.w;
+                }
+            float act[16];
+#pragma unroll
+            for (int j = 0; j < 16; j++) act[j] = x[j];
+            activate<per_row>(act, a.raw.act, first_there, second_there);
+            if (a.raw.encoded) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    float cos, sin;
+                    int feature = z0 + c * 8 + j;
+                    turn(a, rates, t0 + row, a.raw.offset, feature, cos, sin);
+                    float one = d[j], two = d[8 + j], turned;
+                    d[j] = one * cos + two * sin;
+                    if (cosine) {
+                        turned = act[j] * (two * cos - one * sin);
+                        d[8 + j] = 0;
+                    } else {
+                        d[8 + j] = two * cos - one * sin;
+                        turned = act[j] * d[8 + j] - act[8 + j] * d[j];
+                    }
+                    if (a.theta_parts && there) {
+                        int64_t at = t0 + row;
+                        int axis = tn_lrpe_axis(&a.grid, feature);
+                        float place = at < a.grid.leading || axis < 0 ? 0.0f
+                                      : a.grid.axes == 1              ? (float)(at - a.grid.leading + a.raw.offset)
+                                                                      : (float)tn_lrpe_coordinate(&a.grid, at, axis);
+                        theta_sum[j] += place * turned;
+                    }
+                }
+            }
+            if (a.times.x) {
+                const __nv_bfloat16 *times = a.times.x + batch * a.times.batch + (first_token + t0) * a.times.token + head * a.times.head + z0 + row * a.times.token;
+                float f[16];
+                unpack(f, there && first_there ? *reinterpret_cast<const uint4 *>(times + c * 8) : zero);
+                unpack(f + 8, there && second_there ? *reinterpret_cast<const uint4 *>(times + (c + per_row) * 8) : zero);
+#pragma unroll
+                for (int j = 0; j < 16; j++) d[j] *= f[j];
+            }
+            float dot = 0;
+#pragma unroll
+            for (int j = 0; j < 16; j++)
+                if (j < 8 ? first_there : second_there) dot += act[j] * d[j];
+            dot = sum_of_lanes<per_row>(dot);
+            if (a.dots && there && c == 0)
+                a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + row] = dot;
+            if (a.raw.act == TN_SOFTMAX) {
+#pragma unroll
+                for (int j = 0; j < 16; j++) d[j] = act[j] * (d[j] - dot);
+            } else if (a.raw.act != TN_NONE) {
+                TN_WITH_ACT(a.raw.act, Act, _Pragma("unroll") for (int j = 0; j < 16; j++) d[j] *= tn_act_slope<Act>(x[j]));
+            }
+            if (!there || !a.o) continue;
+            __nv_bfloat16 *to = a.o + o_base + row * a.o_token + z0;
+            if (first_there) *reinterpret_cast<uint4 *>(to + c * 8) = pack(d);
+            if (second_there) *reinterpret_cast<uint4 *>(to + (c + per_row) * 8) = pack(d + 8);
+        }
+    }
+    tn_tile_await<0>();
+    if (dots_of_warps && chunks > 0) {
+        __syncthreads();
+        add_dots(chunks - 1);
+    }
+
+    if (Sum) {
+        if (threadIdx.x == 0 && blockIdx.y == 0) a.totals[segment * a.slices + slice] = segment_total;
+        float *to = a.sums + (segment * a.slices + slice) * (int64_t)a.inner * a.outer;
+#pragma unroll
+        for (int i = 0; i < Inner / 8; i++)
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                int row = i * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
+                if (row < a.inner && column_there(column)) to[(int64_t)row * a.outer + column_of(column)] = s[i][r];
+            }
+        return;
+    }
+    if (a.state_out && segment == a.segments - 1) {
+        float *to = a.state_out + slice * (int64_t)a.inner * a.outer;
+#pragma unroll
+        for (int i = 0; i < Inner / 8; i++)
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                int row = i * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
+                if (row < a.inner && column_there(column)) to[row * a.state_row + column_of(column) * a.state_column] = s[i][r];
+            }
+    }
+    if (Decode && a.theta_parts) {
+        constexpr int per_row = items<Outer, Threads>::per_row;
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < 8; j++) staged[threadIdx.x * 8 + j] = theta_sum[j];
+        __syncthreads();
+        int feature = threadIdx.x;
+        if (feature < Outer / 2 && z0 + feature < a.grid.angles) {
+            float sum = 0;
+            for (int t = feature / 8; t < Threads; t += per_row) sum += staged[t * 8 + feature % 8];
+            a.theta_parts[(slice * a.segments + segment) * a.grid.angles + z0 + feature] = sum;
+        }
+    }
+}
+
+/* From segments' own sums to the states they begin with, in place, and on to the last. */
+__global__ void chain(int64_t slices, int segments, int64_t inner, int64_t outer, const float *state, int64_t row_step, int64_t column_step,
+                      float *sums, const float *totals) {
+    int64_t n = inner * outer, slice = blockIdx.y;
+    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
+        float run = state ? state[slice * n + at / outer * row_step + at % outer * column_step] : 0.0f;
+        for (int segment = 0; segment < segments; segment++) {
+            float *here = sums + (segment * slices + slice) * n + at, own = segment + 1 < segments ? *here : 0.0f;
+            *here = run;
+            run = run * exp2_of(totals[segment * slices + slice]) + own;
+        }
+    }
+}
+
+operand operand_of(const tn_la_scan_operand &x) {
+    return { (const __nv_bfloat16 *)x.x, x.stride.batch, x.stride.token, x.stride.head, (int)x.width, x.act, x.encoded, x.offset };
+}
+
+bool fits_packs(const tn_la_scan_operand &x) {
+    return !x.x || (tn_aligned16(x.x) && x.width % 8 == 0 && x.stride.token % 8 == 0 && x.stride.head % 8 == 0 && x.stride.batch % 8 == 0);
+}
+
+template <int Inner, int Outer, bool Decode> cudaError_t launch(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
+    using R = room<Inner, Outer, Decode>;
+    const int stage = R::stage(a.factor_of != TN_LA_FACTOR_NONE, a.factor_of), stages = R::stages(stage, shared_bytes), bytes = R::fixed + stages * stage;
+        cudaFuncSetAttribute(walk<Inner, Outer, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (a.segments > 1) {
+        using S = room<Inner, Outer, false>;
+        const int sum_bytes = S::fixed + stages * stage;
+        scan own = a;
+        own.state = NULL;
+        cudaFuncSetAttribute(walk<Inner, Outer, false, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, sum_bytes);
+        walk<Inner, Outer, false, true><<<dim3(grid.x, grid.y, grid.z - 1), Outer * 2, sum_bytes, stream>>>(own, stages, stage);
+        chain<<<dim3((unsigned)((a.inner * a.outer + 255) / 256), grid.x), 256, 0, stream>>>(a.slices, a.segments, a.inner, a.outer, a.state, a.state_row,
+                                                                                            a.state_column, a.sums, a.totals);
+        scan rest = a;
+        rest.state = a.sums;
+        walk<Inner, Outer, Decode, false><<<grid, Outer * 2, bytes, stream>>>(rest, stages, stage);
+    } else {
+        walk<Inner, Outer, Decode, false><<<grid, Outer * 2, bytes, stream>>>(a, stages, stage);
+    }
+    return cudaGetLastError();
+}
+
+struct shape_of_launch {
+    int inner, outer, blocks, segments;
+};
+
+/* Widths are padded to 64 x 64, 128 x 64, 128 x 128 or 256 x 128; tokens are split where heads alone don't fill the device. */
+shape_of_launch choose(const tn_la_scan *s, int multiprocessors) {
+    shape_of_launch l;
+    const bool z_cosine = s->z.encoded && s->cosine;
+    const int64_t slices = s->sequences * s->heads;
+    const int64_t outer = z_cosine ? 2 * s->z.width : s->outer;
+    l.outer = s->inner > 128 || outer > 64 ? 128 : 64;
+    l.inner = s->inner > 128 ? 256 : s->inner > 64 || l.outer == 128 ? 128 : 64;
+    l.blocks = (int)((outer + l.outer - 1) / l.outer);
+    int64_t chunks = (s->tokens / (s->cu_seqlens ? s->sequences : 1) + CHUNK - 1) / CHUNK, running = slices * l.blocks;
+    l.segments = 1;
+    if (running * 2 <= multiprocessors && chunks >= 16) {
+        int64_t want = multiprocessors / running, most = chunks / 8;
+        l.segments = (int)(want < most ? want : most);
+        if (l.segments < 1) l.segments = 1;
+    }
+    return l;
+}
+
+/* Bytes of shared memory with two stages. */
+int64_t least_room(const tn_la_scan *s) {
+    const shape_of_launch l = choose(s, 1);
+    const int64_t x = CHUNK * 2 * (int64_t)l.inner, z = CHUNK * 2 * (int64_t)l.outer, staged = s->decode ? CHUNK * 4 * (int64_t)(l.outer + 4) : 0;
+    const int64_t factor = s->factor_of == TN_LA_FACTOR_NONE ? 0 : s->factor_of == TN_LA_FACTOR_Z ? z : x;
+    return room<64, 64, false>::fixed + staged + 2 * (2 * x + z + factor);
+}
+
+} // namespace
+
+bool tn_la_scan_fits(const tn_la_scan *s, const tn_device *device) {
+    const shape_of_launch l = choose(s, 1);
+    const tn_la_scan_operand *all[] = { &s->x, &s->y, &s->z, &s->factor, &s->gate, &s->raw, &s->times };
+    for (int i = 0; i < 7; i++) {
+        if (!fits_packs(*all[i])) return false;
+        if (all[i]->x && all[i]->encoded) {
+            int64_t d = all[i]->width, reach = s->tokens + (all[i]->offset < 0 ? -all[i]->offset : all[i]->offset);
+            if (reach >= (int64_t)1 << 24) return false;
+            /* Pairs that turn together must lie half a tile apart. */
+            int64_t tile = i == 2 ? l.outer : i < 2 ? l.inner : 0;
+            if (d > 128 || (tile && (s->cosine ? 2 * d % tile || (i < 2 && 2 * d != tile) : d != tile))) return false;
+        }
+    }
+    if (s->decode && s->raw.act == TN_SOFTMAX && s->raw.width > (s->raw.encoded && s->cosine ? 64 : 128)) return false;
+    if (s->inner > 256 || s->outer > 256 || s->sequences * s->heads > 0x7fffffff) return false;
+    if (least_room(s) > (int64_t)device->shared_bytes || (s->decode && s->inner > 128)) return false;
+    if (s->gate.x && s->gate.act == TN_SOFTMAX) return false;
+    /* A softmax needs its whole row in one block. */
+    const int64_t block = s->z.encoded && s->cosine ? 64 : 128;
+    if (s->z.act == TN_SOFTMAX && s->z.width > block) return false;
+    if (s->factor_of == TN_LA_FACTOR_Z && s->factor.act == TN_SOFTMAX && s->factor.width > 128) return false;
+    if (s->o && (!tn_aligned16(s->o) || s->o_stride.token % 8 || s->o_stride.head % 8 || s->o_stride.batch % 8)) return false;
+    return true;
+}
+
+int tn_la_scan_blocks(const tn_la_scan *s, const tn_device *device) { return choose(s, device->multiprocessors).blocks; }
+int tn_la_scan_segments(const tn_la_scan *s, const tn_device *device) { return choose(s, device->multiprocessors).segments; }
+
+size_t tn_la_scan_workspace(const tn_la_scan *s, const tn_device *device) {
+    const int64_t segments = choose(s, device->multiprocessors).segments, slices = s->sequences * s->heads;
+    return segments > 1 ? (size_t)(segments * slices * (s->inner * s->outer + 1)) * sizeof(float) : 0;
+}
+
+cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *workspace, cudaStream_t stream) {
+    const shape_of_launch l = choose(s, device->multiprocessors);
+    scan a;
+    a.x = operand_of(s->x), a.y = operand_of(s->y), a.z = operand_of(s->z), a.factor = operand_of(s->factor), a.gate = operand_of(s->gate), a.raw = operand_of(s->raw), a.times = operand_of(s->times);
+    a.factor_of = s->factor_of;
+    a.inner = (int)s->inner, a.outer = (int)s->outer;
+    a.o = (__nv_bfloat16 *)s->o;
+    a.o_batch = s->o_stride.batch, a.o_token = s->o_stride.token, a.o_head = s->o_stride.head;
+    a.dots = s->dots, a.theta_parts = s->theta_parts;
+    a.anchors = s->anchors, a.anchor_every = (int)(TN_LA_ANCHOR_TOKENS / CHUNK), a.anchor_slots = s->tokens / TN_LA_ANCHOR_TOKENS + 1;
+    a.cosine = s->cosine, a.reverse = s->reverse, a.per_token = s->decay == TN_LA_SCALAR_DECAY;
+    a.grid = s->grid, a.theta = s->theta, a.log_decay = s->decay == TN_LA_NO_DECAY ? NULL : s->log_decay;
+    a.heads = s->heads, a.tokens = s->tokens, a.cu_seqlens = s->cu_seqlens;
+    a.read_scale = s->read_scale, a.write_scale = s->write_scale;
+    a.state = s->state, a.state_out = s->state_out, a.state_row = s->state_row, a.state_column = s->state_column;
+    a.segments = l.segments, a.slices = s->sequences * s->heads;
+    a.sums = (float *)workspace;
+    a.totals = a.sums + (l.segments > 1 ? l.segments * a.slices * s->inner * s->outer : 0);
+    if (a.slices == 0) return cudaSuccess;
+    const int shared_bytes = (int)device->shared_bytes;
+    const dim3 grid((unsigned)a.slices, (unsigned)l.blocks, (unsigned)l.segments);
+    if (s->decode) {
+        if (l.outer == 128) return launch<128, 128, true>(a, grid, shared_bytes, stream);
+        return l.inner == 64 ? launch<64, 64, true>(a, grid, shared_bytes, stream) : launch<128, 64, true>(a, grid, shared_bytes, stream);
+    }
+    if (l.inner == 256) return launch<256, 128, false>(a, grid, shared_bytes, stream);
+    if (l.outer == 128) return launch<128, 128, false>(a, grid, shared_bytes, stream);
+    return l.inner == 64 ? launch<64, 64, false>(a, grid, shared_bytes, stream) : launch<128, 64, false>(a, grid, shared_bytes, stream);
+}
