@@ -105,13 +105,16 @@ static bool still_as_made(tn_op_call *call) {
 
 /* ---- running a kernel ---- */
 
+static bool is_unaligned(const tn_tensor *t) { return t->cx->device->kind == TN_DEVICE_CUDA && (uintptr_t)t->data % 16 != 0; }
+
 /* What the kernel can't take as it is gets a dense copy for the length of the call. */
-static bool make_dense(tn_tensor **tensors, int n, bool strided_allowed, tn_tensor **copies) {
+static bool make_dense(tn_tensor **tensors, int n, unsigned flags, tn_tensor **copies) {
     for (int i = 0; i < n; i++) {
         copies[i] = NULL;
         tn_tensor *t = tensors[i];
-        if (!t || strided_allowed || tn_is_contiguous(t)) continue;
-        copies[i] = tn_dense(t, t->dtype);
+        if (!t || flags & TN_INPUT_STRIDED) continue;
+        if (tn_is_contiguous(t) && !(flags & TN_INPUT_ALIGNED && is_unaligned(t))) continue;
+        copies[i] = tn_dense_copy(t, t->dtype);
         if (!copies[i]) return false;
         tensors[i] = copies[i];
     }
@@ -158,7 +161,7 @@ static bool run_forward_kernel(tn_op_call *call) {
     bool fine = true;
     for (int i = 0; fine && i < call->n_in; i++, n_dense++) {
         given[i] = call->in[i];
-        fine = make_dense(&call->in[i], 1, input_def(call->op, i)->flags & TN_INPUT_STRIDED, &copies[i]);
+        fine = make_dense(&call->in[i], 1, input_def(call->op, i)->flags, &copies[i]);
     }
     fine = fine && launch(call, call->op->forward[call->cx->device->kind], false);
     drop_copies(copies, n_dense);
@@ -190,10 +193,10 @@ static bool compute_backward(tn_op_call *call) {
     bool fine = true;
     for (int i = 0; fine && i < call->n_in; i++, n_dense++) {
         given[i] = call->in[i];
-        fine = make_dense(&call->in[i], 1, input_def(call->op, i)->flags & TN_INPUT_STRIDED, &in_copies[i]);
+        fine = make_dense(&call->in[i], 1, input_def(call->op, i)->flags, &in_copies[i]);
     }
     memset(dout_copies, 0, sizeof dout_copies);
-    fine = fine && make_dense(call->dout, call->n_out, call->op->flags & TN_OP_STRIDED_DOUT, dout_copies);
+    fine = fine && make_dense(call->dout, call->n_out, call->op->flags & TN_OP_STRIDED_DOUT ? TN_INPUT_STRIDED : input_def(call->op, 0)->flags & TN_INPUT_ALIGNED, dout_copies);
     for (int i = 0; fine && i < call->n_in; i++) {
         if (!(call->wants >> i & 1)) continue;
         call->din[i] = new_gradient(call, i);

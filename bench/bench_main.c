@@ -24,7 +24,8 @@ typedef struct request {
     int n_tables, n_wrong;
 } request;
 
-static const char usage[] = "tenon-bench --list | [TABLE-GLOB...] [--device D] [--dtype T] [--n LIST | --largest] [--csv F] [--json F] [--quick]";
+static const char usage[] =
+    "tenon-bench --list | [TABLE-GLOB...] [--device D] [--dtype T] [--n LIST | --largest] [--csv F] [--json F] [--quick]";
 static const char doc[] =
     "Measures the tables named (* and ? stand for other characters; all of them where none is named): device time in ms with cold\n"
     "caches, peak memory in MiB, the host's own time in ns. Every column is first compared with the CPU's f64 result. Printed are\n"

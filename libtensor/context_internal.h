@@ -122,6 +122,8 @@ void tn_workspace_give(tn_context *cx, tn_block *block);
 
 /* t as a dense tensor of dtype: t itself (with a new reference) where it is one, else a loose copy. */
 tn_tensor *tn_dense(tn_tensor *t, tn_dtype dtype);
+/* The same, a copy in any case. */
+tn_tensor *tn_dense_copy(tn_tensor *t, tn_dtype dtype);
 
 const char *tn_label_path(const tn_label_node *label);
 

@@ -157,6 +157,7 @@ static inline tn_nest tn_make_nest(int axes, const int64_t *shape, int operands,
 template <int Operands, typename Index> __device__ __forceinline__ void tn_nest_offsets(const tn_nest &nest, Index i, int64_t *offset) {
 #pragma unroll
     for (int k = 0; k < Operands; k++) offset[k] = 0;
+#pragma unroll 1
     for (int axis = nest.axes - 1; axis > 0; axis--) {
         Index size = (Index)nest.shape[axis], outer = i / size, at = i - outer * size;
 #pragma unroll

@@ -1,11 +1,13 @@
 /* Fill, copy, accumulate, random numbers and searches over any strides and dtypes.
  *
  * Dense tensors go 16 bytes a thread. A copy whose sides have different contiguous axes turns small squares in registers, 16 bytes
- * wide on both sides; where they do not come out even, or the dtypes differ, it goes through tiles in shared memory, so that
- * both sides are still read and written along their own axis. Everything else walks a merged loop nest. */
+ * wide on both sides; where they do not come out even, or f32 becomes bf16 or the reverse, it goes through tiles in shared memory, so
+ * that both sides are still read and written along their own axis. Everything else walks a merged loop nest. What is not worth a kernel
+ * for each dtype, or pair of them, finds its dtype at run time: all threads take the same branch. */
 #include "cuda_primitives.h"
 
 #include <limits.h>
+#include <string.h>
 #include <type_traits>
 
 #include "cuda_common.cuh"
@@ -23,9 +25,18 @@ template <typename To, typename From> struct convert {
     static __device__ __forceinline__ To from(From x) { return (To)x; }
 };
 template <typename To> struct integer_limits;
-template <> struct integer_limits<int64_t> { static __device__ __forceinline__ int64_t low() { return LLONG_MIN; } static __device__ __forceinline__ int64_t high() { return LLONG_MAX; } };
-template <> struct integer_limits<int32_t> { static __device__ __forceinline__ int32_t low() { return INT_MIN; } static __device__ __forceinline__ int32_t high() { return INT_MAX; } };
-template <> struct integer_limits<uint8_t> { static __device__ __forceinline__ uint8_t low() { return 0; } static __device__ __forceinline__ uint8_t high() { return 255; } };
+template <> struct integer_limits<int64_t> {
+    static __device__ __forceinline__ int64_t low() { return LLONG_MIN; }
+    static __device__ __forceinline__ int64_t high() { return LLONG_MAX; }
+};
+template <> struct integer_limits<int32_t> {
+    static __device__ __forceinline__ int32_t low() { return INT_MIN; }
+    static __device__ __forceinline__ int32_t high() { return INT_MAX; }
+};
+template <> struct integer_limits<uint8_t> {
+    static __device__ __forceinline__ uint8_t low() { return 0; }
+    static __device__ __forceinline__ uint8_t high() { return 255; }
+};
 
 template <typename To> __device__ __forceinline__ To saturate(double x) {
     if (x != x) return 0;
@@ -33,10 +44,16 @@ template <typename To> __device__ __forceinline__ To saturate(double x) {
     if (x >= (double)integer_limits<To>::high()) return integer_limits<To>::high();
     return (To)x;
 }
-#define SATURATING(To)                                                                                                 \
-    template <> struct convert<To, double> { static __device__ __forceinline__ To from(double x) { return saturate<To>(x); } };             \
-    template <> struct convert<To, float> { static __device__ __forceinline__ To from(float x) { return saturate<To>((double)x); } };       \
-    template <> struct convert<To, tn_cuda_bf16> { static __device__ __forceinline__ To from(tn_cuda_bf16 x) { return saturate<To>((double)__bfloat162float(x)); } };
+#define SATURATING(To)                                                                                                  \
+    template <> struct convert<To, double> {                                                                            \
+        static __device__ __forceinline__ To from(double x) { return saturate<To>(x); }                                 \
+    };                                                                                                                  \
+    template <> struct convert<To, float> {                                                                             \
+        static __device__ __forceinline__ To from(float x) { return saturate<To>((double)x); }                          \
+    };                                                                                                                  \
+    template <> struct convert<To, tn_cuda_bf16> {                                                                      \
+        static __device__ __forceinline__ To from(tn_cuda_bf16 x) { return saturate<To>((double)__bfloat162float(x)); } \
+    };
 SATURATING(int64_t)
 SATURATING(int32_t)
 SATURATING(uint8_t)
@@ -45,84 +62,141 @@ SATURATING(uint8_t)
 template <typename From> struct convert<tn_cuda_bf16, From> {
     static __device__ __forceinline__ tn_cuda_bf16 from(From x) { return __double2bfloat16((double)x); }
 };
-template <> struct convert<tn_cuda_bf16, tn_cuda_bf16> { static __device__ __forceinline__ tn_cuda_bf16 from(tn_cuda_bf16 x) { return x; } };
-template <> struct convert<tn_cuda_bf16, float> { static __device__ __forceinline__ tn_cuda_bf16 from(float x) { return __float2bfloat16_rn(x); } };
-template <> struct convert<float, tn_cuda_bf16> { static __device__ __forceinline__ float from(tn_cuda_bf16 x) { return __bfloat162float(x); } };
-template <> struct convert<double, tn_cuda_bf16> { static __device__ __forceinline__ double from(tn_cuda_bf16 x) { return (double)__bfloat162float(x); } };
+template <> struct convert<tn_cuda_bf16, tn_cuda_bf16> {
+    static __device__ __forceinline__ tn_cuda_bf16 from(tn_cuda_bf16 x) { return x; }
+};
+template <> struct convert<tn_cuda_bf16, float> {
+    static __device__ __forceinline__ tn_cuda_bf16 from(float x) { return __float2bfloat16_rn(x); }
+};
+template <> struct convert<float, tn_cuda_bf16> {
+    static __device__ __forceinline__ float from(tn_cuda_bf16 x) { return __bfloat162float(x); }
+};
+template <> struct convert<double, tn_cuda_bf16> {
+    static __device__ __forceinline__ double from(tn_cuda_bf16 x) { return (double)__bfloat162float(x); }
+};
 
 __device__ __forceinline__ bool is_nonzero(tn_cuda_bf16 x) { return __bfloat162float(x) != 0; }
 template <typename From> __device__ __forceinline__ bool is_nonzero(From x) { return x != 0; }
 template <typename From> struct convert<tn_bool, From> {
-    static __device__ __forceinline__ tn_bool from(From x) { return tn_bool{(uint8_t)is_nonzero(x)}; }
+    static __device__ __forceinline__ tn_bool from(From x) { return tn_bool{ (uint8_t)is_nonzero(x) }; }
 };
 template <typename To> struct convert<To, tn_bool> {
     static __device__ __forceinline__ To from(tn_bool x) { return convert<To, uint8_t>::from(x.value != 0); }
 };
-template <> struct convert<tn_bool, tn_bool> { static __device__ __forceinline__ tn_bool from(tn_bool x) { return x; } };
+template <> struct convert<tn_bool, tn_bool> {
+    static __device__ __forceinline__ tn_bool from(tn_bool x) { return x; }
+};
 template <> struct convert<tn_cuda_bf16, tn_bool> {
     static __device__ __forceinline__ tn_cuda_bf16 from(tn_bool x) { return __float2bfloat16_rn(x.value ? 1.0f : 0.0f); }
 };
 
 /* Runs `body` with T the C++ type of any dtype. */
-#define WITH_DTYPE(dtype, T, ...)                                                                                      \
-    switch (dtype) {                                                                                                   \
-    case TN_F64: { using T = double; __VA_ARGS__; } break;                                                             \
-    case TN_F32: { using T = float; __VA_ARGS__; } break;                                                              \
-    case TN_BF16: { using T = tn_cuda_bf16; __VA_ARGS__; } break;                                                      \
-    case TN_I64: { using T = int64_t; __VA_ARGS__; } break;                                                            \
-    case TN_I32: { using T = int32_t; __VA_ARGS__; } break;                                                            \
-    case TN_U8: { using T = uint8_t; __VA_ARGS__; } break;                                                             \
-    default: { using T = tn_bool; __VA_ARGS__; } break;                                                                \
+#define WITH_DTYPE(dtype, T, ...) \
+    switch (dtype) {              \
+    case TN_F64: {                \
+        using T = double;         \
+        __VA_ARGS__;              \
+    } break;                      \
+    case TN_F32: {                \
+        using T = float;          \
+        __VA_ARGS__;              \
+    } break;                      \
+    case TN_BF16: {               \
+        using T = tn_cuda_bf16;   \
+        __VA_ARGS__;              \
+    } break;                      \
+    case TN_I64: {                \
+        using T = int64_t;        \
+        __VA_ARGS__;              \
+    } break;                      \
+    case TN_I32: {                \
+        using T = int32_t;        \
+        __VA_ARGS__;              \
+    } break;                      \
+    case TN_U8: {                 \
+        using T = uint8_t;        \
+        __VA_ARGS__;              \
+    } break;                      \
+    default: {                    \
+        using T = tn_bool;        \
+        __VA_ARGS__;              \
+    } break;                      \
     }
 
 static tn_nest nest_of(const tn_tensor *a, const tn_tensor *b) {
-    const int64_t *strides[2] = {a->stride, b ? b->stride : a->stride};
+    const int64_t *strides[2] = { a->stride, b ? b->stride : a->stride };
     return tn_make_nest(a->axes, a->shape, b ? 2 : 1, strides);
 }
 
 /* ---- fill ---- */
 
-template <typename T> static __global__ void fill_nest(T *to, tn_nest nest, double value) {
-    T converted = convert<T, double>::from(value);
+/* Runs `body` with E the integer of a dtype's size. */
+#define WITH_BITS(bytes, E, ...) \
+    switch (bytes) {             \
+    case 8: {                    \
+        using E = uint64_t;      \
+        __VA_ARGS__;             \
+    } break;                     \
+    case 4: {                    \
+        using E = uint32_t;      \
+        __VA_ARGS__;             \
+    } break;                     \
+    case 2: {                    \
+        using E = uint16_t;      \
+        __VA_ARGS__;             \
+    } break;                     \
+    default: {                   \
+        using E = uint8_t;       \
+        __VA_ARGS__;             \
+    } break;                     \
+    }
+
+/* The bits of `value` in a dtype of E's size. */
+template <typename E> __device__ __forceinline__ E bits_of(tn_dtype dtype, double value) {
+    E bits = 0;
+    WITH_DTYPE(
+        dtype, T, if constexpr (sizeof(T) == sizeof(E)) {
+            T converted = convert<T, double>::from(value);
+            memcpy(&bits, &converted, sizeof bits);
+        });
+    return bits;
+}
+
+template <typename E> static __global__ void fill_nest(E *to, const tn_nest nest, tn_dtype dtype, double value) {
+    E bits = bits_of<E>(dtype, value);
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < nest.numel; i += (int64_t)gridDim.x * blockDim.x) {
         int64_t offset;
         tn_nest_offsets<1, int64_t>(nest, i, &offset);
-        to[offset] = converted;
+        to[offset] = bits;
     }
 }
 
 /* n whole packs, then the elements after them. */
-template <typename T> static __global__ void fill_dense(T *to, int64_t numel, double value) {
-    T converted = convert<T, double>::from(value);
-    tn_pack<T> pack;
+template <typename E> static __global__ void fill_dense(E *to, int64_t numel, tn_dtype dtype, double value) {
+    E bits = bits_of<E>(dtype, value);
+    tn_pack<E> pack;
 #pragma unroll
-    for (int j = 0; j < tn_pack<T>::n; j++) pack.at[j] = converted;
-    int64_t n_packs = numel / tn_pack<T>::n, first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = first; i < n_packs; i += step) tn_store_pack(to + i * tn_pack<T>::n, pack);
-    for (int64_t i = n_packs * tn_pack<T>::n + first; i < numel; i += step) to[i] = converted;
+    for (int j = 0; j < tn_pack<E>::n; j++) pack.at[j] = bits;
+    int64_t n_packs = numel / tn_pack<E>::n, first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, step = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = first; i < n_packs; i += step) tn_store_pack(to + i * tn_pack<E>::n, pack);
+    for (int64_t i = n_packs * tn_pack<E>::n + first; i < numel; i += step) to[i] = bits;
+}
+
+template <typename E> static void fill(tn_tensor *to, const tn_nest &nest, double value, cudaStream_t stream) {
+    E *data = (E *)to->data;
+    if (tn_nest_is_dense(nest) && tn_aligned16(data))
+        fill_dense<<<tn_blocks(to->numel, THREADS * tn_pack<E>::n), THREADS, 0, stream>>>(data, to->numel, to->dtype, value);
+    else fill_nest<<<tn_blocks(to->numel, THREADS), THREADS, 0, stream>>>(data, nest, to->dtype, value);
 }
 
 extern "C" int tn_cuda_fill(tn_tensor *to, double value, void *stream) {
     if (to->numel == 0) return 0;
     tn_nest nest = nest_of(to, NULL);
-    WITH_DTYPE(to->dtype, T, {
-        if (tn_nest_is_dense(nest) && tn_aligned16(to->data))
-            fill_dense<T><<<tn_blocks(to->numel, THREADS * tn_pack<T>::n), THREADS, 0, (cudaStream_t)stream>>>((T *)to->data, to->numel, value);
-        else
-            fill_nest<T><<<tn_blocks(to->numel, THREADS), THREADS, 0, (cudaStream_t)stream>>>((T *)to->data, nest, value);
-    });
+    WITH_BITS(tn_dtype_size(to->dtype), E, fill<E>(to, nest, value, (cudaStream_t)stream));
     return (int)cudaGetLastError();
 }
 
 /* ---- copy ---- */
-
-template <typename To, typename From, typename Index> static __global__ void copy_nest(To *to, const From *from, tn_nest nest) {
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < nest.numel; i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t offset[2];
-        tn_nest_offsets<2, Index>(nest, (Index)i, offset);
-        to[offset[0]] = convert<To, From>::from(from[offset[1]]);
-    }
-}
 
 #define NEST_ITEMS 4 /* a thread has in flight */
 
@@ -152,6 +226,37 @@ static __global__ void __launch_bounds__(THREADS) copy_bits_nest(E *to, const E 
 #pragma unroll
     for (int u = 0; u < NEST_ITEMS; u++)
         if (first + u * THREADS < nest.numel) to[to_at[u] + (int64_t)left[u] * nest.stride[0][0]] = item[u];
+}
+
+template <typename To, typename From>
+__device__ __forceinline__ void read_converted(const From *from, const int64_t (&offset)[NEST_ITEMS][2], int n, To (&item)[NEST_ITEMS]) {
+    From read[NEST_ITEMS];
+#pragma unroll
+    for (int u = 0; u < NEST_ITEMS; u++)
+        if (u < n) read[u] = from[offset[u][1]];
+#pragma unroll
+    for (int u = 0; u < NEST_ITEMS; u++)
+        if (u < n) item[u] = convert<To, From>::from(read[u]);
+}
+
+/* With a conversion from a dtype found at run time; items as above. */
+template <typename To>
+static __global__ void __launch_bounds__(THREADS) copy_converted_nest(To *to, const void *from, tn_dtype dtype, const tn_nest nest) {
+    int64_t first = (int64_t)blockIdx.x * (THREADS * NEST_ITEMS) + threadIdx.x, offset[NEST_ITEMS][2];
+    To item[NEST_ITEMS];
+    if (first >= nest.numel) return;
+    int64_t left = (nest.numel - first + THREADS - 1) / THREADS;
+    int n = left < NEST_ITEMS ? (int)left : NEST_ITEMS;
+#pragma unroll
+    for (int u = 0; u < NEST_ITEMS; u++) {
+        if (u >= n) break;
+        if (nest.numel <= INT_MAX) tn_nest_offsets<2, uint32_t>(nest, (uint32_t)(first + u * THREADS), offset[u]);
+        else tn_nest_offsets<2, int64_t>(nest, first + u * THREADS, offset[u]);
+    }
+    WITH_DTYPE(dtype, From, (read_converted<To, From>((const From *)from, offset, n, item)));
+#pragma unroll
+    for (int u = 0; u < NEST_ITEMS; u++)
+        if (u < n) to[offset[u][0]] = item[u];
 }
 
 /* Eight elements a thread: the narrower side moves at least 8 bytes at a time. */
@@ -369,12 +474,6 @@ static bool widen_nest(tn_nest *nest, const void *to, const void *from, size_t e
     return true;
 }
 
-template <typename To, typename From> static void launch_nest(To *to, const From *from, const tn_nest &nest, cudaStream_t stream) {
-    unsigned blocks = tn_blocks(nest.numel, THREADS);
-    if (nest.numel <= INT_MAX) copy_nest<To, From, uint32_t><<<blocks, THREADS, 0, stream>>>(to, from, nest);
-    else copy_nest<To, From, int64_t><<<blocks, THREADS, 0, stream>>>(to, from, nest);
-}
-
 template <typename E> static void launch_bits_nest(E *to, const E *from, const tn_nest &nest, cudaStream_t stream) {
     unsigned blocks = tn_blocks(nest.numel, THREADS * NEST_ITEMS);
     if (nest.numel <= INT_MAX) copy_bits_nest<E, uint32_t><<<blocks, THREADS, 0, stream>>>(to, from, nest);
@@ -396,14 +495,23 @@ template <typename E> static void copy_bits(tn_tensor *to, const tn_tensor *from
     launch_tiles((E *)to->data, (const E *)from->data, t, stream);
 }
 
+/* From one float to another there are kernels at memory speed where both sides are dense, and turned ones between f32 and bf16. */
 template <typename To, typename From>
 static void copy_converted(tn_tensor *to, const tn_tensor *from, const tn_nest &nest, cudaStream_t stream) {
-    tiling t;
-    if (tn_nest_is_dense(nest) && tn_aligned16(to->data) && tn_aligned16(from->data))
-        copy_dense<To, From>
-            <<<tn_blocks(to->numel, THREADS * 8), THREADS, 0, stream>>>((To *)to->data, (const From *)from->data, to->numel);
-    else if (make_tiling(nest, tile_of<From>::size, &t)) launch_tiles((To *)to->data, (const From *)from->data, t, stream);
-    else launch_nest((To *)to->data, (const From *)from->data, nest, stream);
+    constexpr bool floats = !std::is_integral<To>::value && !std::is_integral<From>::value && !std::is_same<To, tn_bool>::value &&
+                            !std::is_same<From, tn_bool>::value;
+    if constexpr (floats)
+        if (tn_nest_is_dense(nest) && tn_aligned16(to->data) && tn_aligned16(from->data)) {
+            unsigned blocks = tn_blocks(to->numel, THREADS * 8);
+            copy_dense<To, From><<<blocks, THREADS, 0, stream>>>((To *)to->data, (const From *)from->data, to->numel);
+            return;
+        }
+    if constexpr (floats && sizeof(To) + sizeof(From) == 6) {
+        tiling t;
+        if (make_tiling(nest, tile_of<From>::size, &t)) return launch_tiles((To *)to->data, (const From *)from->data, t, stream);
+    }
+    copy_converted_nest<To>
+        <<<tn_blocks(nest.numel, THREADS * NEST_ITEMS), THREADS, 0, stream>>>((To *)to->data, from->data, from->dtype, nest);
 }
 
 extern "C" int tn_cuda_copy(tn_tensor *to, const tn_tensor *from, void *stream) {
@@ -417,14 +525,8 @@ extern "C" int tn_cuda_copy(tn_tensor *to, const tn_tensor *from, void *stream) 
             WITH_DTYPE(from->dtype, From, if constexpr (!std::is_same<To, From>::value) copy_converted<To, From>(to, from, nest, s)));
     } else if (tn_nest_is_dense(nest)) {
         return (int)cudaMemcpyAsync(to->data, from->data, (size_t)to->numel * bytes, cudaMemcpyDeviceToDevice, s);
-    } else if (bytes == 8) {
-        copy_bits<uint64_t>(to, from, nest, s);
-    } else if (bytes == 4) {
-        copy_bits<uint32_t>(to, from, nest, s);
-    } else if (bytes == 2) {
-        copy_bits<uint16_t>(to, from, nest, s);
     } else {
-        copy_bits<uint8_t>(to, from, nest, s);
+        WITH_BITS(bytes, E, copy_bits<E>(to, from, nest, s));
     }
     return (int)cudaGetLastError();
 }
@@ -484,15 +586,14 @@ extern "C" int tn_cuda_accumulate(tn_tensor *to, const tn_tensor *from, void *st
 
 /* ---- arange ---- */
 
-template <typename T> static __global__ void arange_dense(T *to, int64_t numel) {
+static __global__ void arange_dense(void *to, tn_dtype dtype, int64_t numel) {
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < numel; i += (int64_t)gridDim.x * blockDim.x)
-        to[i] = convert<T, int64_t>::from(i);
+        WITH_DTYPE(dtype, T, (((T *)to)[i] = convert<T, int64_t>::from(i)));
 }
 
 extern "C" int tn_cuda_arange(tn_tensor *to, void *stream) {
     if (to->numel == 0) return 0;
-    WITH_DTYPE(to->dtype, T,
-               (arange_dense<T><<<tn_blocks(to->numel, THREADS), THREADS, 0, (cudaStream_t)stream>>>((T *)to->data, to->numel)));
+    arange_dense<<<tn_blocks(to->numel, THREADS), THREADS, 0, (cudaStream_t)stream>>>(to->data, to->dtype, to->numel);
     return (int)cudaGetLastError();
 }
 
@@ -506,19 +607,23 @@ template <> struct random_float<float> {
     static __device__ __forceinline__ float below(double x, double high) { return tn_philox_below_f32(x, high); }
 };
 template <> struct random_float<tn_cuda_bf16> {
-    static __device__ __forceinline__ tn_cuda_bf16 below(double x, double high) { return __ushort_as_bfloat16(tn_philox_below_bf16(x, high)); }
+    static __device__ __forceinline__ tn_cuda_bf16 below(double x, double high) {
+        return __ushort_as_bfloat16(tn_philox_below_bf16(x, high));
+    }
 };
 
 template <typename T> struct drawn {
     static __device__ __forceinline__ T number(double x, double high) { return convert<T, double>::from(x); }
 };
-#define DRAWN_FLOAT(T)                                                                                                 \
-    template <> struct drawn<T> { static __device__ __forceinline__ T number(double x, double high) { return random_float<T>::below(x, high); } };
+#define DRAWN_FLOAT(T)                                                                                                \
+    template <> struct drawn<T> {                                                                                     \
+        static __device__ __forceinline__ T number(double x, double high) { return random_float<T>::below(x, high); } \
+    };
 DRAWN_FLOAT(double)
 DRAWN_FLOAT(float)
 DRAWN_FLOAT(tn_cuda_bf16)
 
-template <typename T> static __global__ void random_dense(T *to, int64_t numel, tn_random_spec spec, double high) {
+static __global__ void random_dense(void *to, tn_dtype dtype, int64_t numel, tn_random_spec spec, double high) {
     int64_t skip = (int64_t)(spec.counter & 1), n_blocks = (numel + skip + 1) / 2;
     for (int64_t block = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; block < n_blocks; block += (int64_t)gridDim.x * blockDim.x) {
         uint64_t bits[2];
@@ -529,9 +634,15 @@ template <typename T> static __global__ void random_dense(T *to, int64_t numel, 
         for (int j = 0; j < 2; j++) {
             int64_t i = 2 * block + j - skip;
             if (i < 0 || i >= numel) continue;
-            if (spec.kind == TN_RANDOM_INTEGER) to[i] = convert<T, int64_t>::from(tn_philox_integer(bits[j], spec.low, spec.high));
-            else if (spec.kind == TN_RANDOM_NORMAL) to[i] = drawn<T>::number(tn_philox_scale(value[j], spec.a, spec.b), high);
-            else to[i] = drawn<T>::number(tn_philox_scale(tn_philox_uniform_f64(bits[j]), spec.a, __dsub_rn(spec.b, spec.a)), high);
+            if (spec.kind == TN_RANDOM_INTEGER) {
+                int64_t x = tn_philox_integer(bits[j], spec.low, spec.high);
+                WITH_DTYPE(dtype, T, (((T *)to)[i] = convert<T, int64_t>::from(x)));
+            } else {
+                double x = spec.kind == TN_RANDOM_NORMAL
+                               ? tn_philox_scale(value[j], spec.a, spec.b)
+                               : tn_philox_scale(tn_philox_uniform_f64(bits[j]), spec.a, __dsub_rn(spec.b, spec.a));
+                WITH_DTYPE(dtype, T, (((T *)to)[i] = drawn<T>::number(x, high)));
+            }
         }
     }
 }
@@ -540,7 +651,8 @@ extern "C" int tn_cuda_random(tn_tensor *to, const tn_random_spec *spec, void *s
     if (to->numel == 0) return 0;
     if (spec->kind == TN_RANDOM_INTEGER && spec->low >= spec->high) return (int)cudaErrorInvalidValue;
     double high = spec->kind == TN_RANDOM_UNIFORM && spec->a < spec->b ? spec->b : INFINITY;
-    WITH_DTYPE(to->dtype, T, (random_dense<T><<<tn_blocks((to->numel + 2) / 2, THREADS), THREADS, 0, (cudaStream_t)stream>>>((T *)to->data, to->numel, *spec, high)));
+    random_dense<<<tn_blocks((to->numel + 2) / 2, THREADS), THREADS, 0, (cudaStream_t)stream>>>(to->data, to->dtype, to->numel, *spec,
+                                                                                                high);
     return (int)cudaGetLastError();
 }
 
@@ -571,7 +683,9 @@ extern "C" int tn_cuda_find_nonfinite(const tn_tensor *t, int64_t *found, void *
     start_search<<<1, 1, 0, (cudaStream_t)stream>>>(found);
     tn_nest nest = nest_of(t, NULL);
     if (t->numel > 0 && tn_dtype_size(t->dtype) && (t->dtype == TN_F64 || t->dtype == TN_F32 || t->dtype == TN_BF16))
-        TN_WITH_FLOAT(t->dtype, T, (search_nonfinite<T><<<tn_blocks(t->numel, THREADS), THREADS, 0, (cudaStream_t)stream>>>((const T *)t->data, nest, found)));
+        TN_WITH_FLOAT(
+            t->dtype, T,
+            (search_nonfinite<T><<<tn_blocks(t->numel, THREADS), THREADS, 0, (cudaStream_t)stream>>>((const T *)t->data, nest, found)));
     end_search<<<1, 1, 0, (cudaStream_t)stream>>>(found);
     return (int)cudaGetLastError();
 }
@@ -579,7 +693,8 @@ extern "C" int tn_cuda_find_nonfinite(const tn_tensor *t, int64_t *found, void *
 extern "C" int tn_cuda_find_other_byte(const void *from, unsigned char byte, size_t bytes, int64_t *found, void *stream) {
     start_search<<<1, 1, 0, (cudaStream_t)stream>>>(found);
     if (bytes)
-        search_other_byte<<<tn_blocks((int64_t)bytes, THREADS), THREADS, 0, (cudaStream_t)stream>>>((const unsigned char *)from, byte, (int64_t)bytes, found);
+        search_other_byte<<<tn_blocks((int64_t)bytes, THREADS), THREADS, 0, (cudaStream_t)stream>>>((const unsigned char *)from, byte,
+                                                                                                    (int64_t)bytes, found);
     end_search<<<1, 1, 0, (cudaStream_t)stream>>>(found);
     return (int)cudaGetLastError();
 }

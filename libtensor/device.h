@@ -86,6 +86,8 @@ struct tn_device {
 tn_device *tn_device_open_cpu(int threads, char *reason, size_t n_bytes);
 tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t n_bytes);
 tn_device *tn_device_open_cuda(char *reason, size_t n_bytes);
+/* The best path, unless TENON_CUDA_PATH asks for a lesser one. False, with a reason: it asks for what there is not. */
+bool tn_cuda_path_choose(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes);
 
 /* For kernels and library calls on CUDA: the status of a cudaError_t (0 is TN_OK), with the call's name kept as the device's failure. */
 TN_API tn_status tn_cuda_said(tn_device *device, int cuda_error, const char *call);

@@ -268,23 +268,6 @@ static const tn_device_interface cuda_interface = {
     .close = close_cuda,
 };
 
-/* The best path of the GPU, unless TENON_CUDA_PATH asks for a lesser one. False: it asks for what there is not. */
-static bool choose_path(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes) {
-    static const char *const names[TN_CUDA_PATH_COUNT] = { "plain", "base", "hopper" };
-    const char *wanted = getenv("TENON_CUDA_PATH");
-    *path = best;
-    if (!wanted || !*wanted) return true;
-    for (int i = 0; i < TN_CUDA_PATH_COUNT; i++)
-        if (strcmp(wanted, names[i]) == 0) {
-            *path = (tn_cuda_path)i;
-            if (*path <= best) return true;
-            snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s, but this GPU runs at most the %s path", wanted, names[best]);
-            return false;
-        }
-    snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s: wanted plain, base or hopper", wanted);
-    return false;
-}
-
 /* The GPU that is used, looked for once: asking for all properties takes milliseconds. */
 static struct {
     pthread_once_t once;
@@ -325,7 +308,7 @@ tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
     }
     const struct cudaDeviceProp *properties = &gpu.properties;
     tn_cuda_path path;
-    if (!choose_path(properties->major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE, &path, reason, n_bytes)) return NULL;
+    if (!tn_cuda_path_choose(properties->major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE, &path, reason, n_bytes)) return NULL;
     tn_cuda_device *cuda = tn_host_calloc(sizeof *cuda);
     if (!cuda) {
         snprintf(reason, n_bytes, "the host has no memory left");

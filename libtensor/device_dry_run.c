@@ -1,5 +1,7 @@
 /* The dry run: hands out addresses, launches nothing, and so tells what a run would need without running it. */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "device.h"
 #include "host_memory.h"
@@ -8,6 +10,10 @@
 #define FIRST_ADDRESS (UINT64_C(1) << 40)
 #define LAST_ADDRESS (UINT64_C(1) << 53)
 #define ALIGNMENT (UINT64_C(2) << 20)
+
+/* The GPU that a dry run as on CUDA imitates: an H100 or H200. */
+#define H100_MULTIPROCESSORS 132
+#define H100_SHARED_BYTES ((size_t)227 << 10)
 
 typedef struct dry_device {
     tn_device base;
@@ -125,6 +131,22 @@ static const tn_device_interface dry_run_interface = {
     .close = close_device,
 };
 
+bool tn_cuda_path_choose(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes) {
+    static const char *const names[TN_CUDA_PATH_COUNT] = { "plain", "base", "hopper" };
+    const char *wanted = getenv("TENON_CUDA_PATH");
+    *path = best;
+    if (!wanted || !*wanted) return true;
+    for (int i = 0; i < TN_CUDA_PATH_COUNT; i++)
+        if (strcmp(wanted, names[i]) == 0) {
+            *path = (tn_cuda_path)i;
+            if (*path <= best) return true;
+            snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s, but this GPU runs at most the %s path", wanted, names[best]);
+            return false;
+        }
+    snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s: wanted plain, base or hopper", wanted);
+    return false;
+}
+
 tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t n_bytes) {
     if (imitated < 0 || imitated >= TN_DEVICE_KIND_COUNT) {
         snprintf(reason, n_bytes, "no such device to imitate");
@@ -141,6 +163,14 @@ tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t 
     dry->base.name = "dry-run";
     dry->base.threads = 1;
     dry->next_address = FIRST_ADDRESS;
+    if (imitated == TN_DEVICE_CUDA) {
+        if (!tn_cuda_path_choose(TN_CUDA_HOPPER, &dry->base.cuda_path, reason, n_bytes)) {
+            tn_host_free(dry);
+            return NULL;
+        }
+        dry->base.multiprocessors = H100_MULTIPROCESSORS;
+        dry->base.shared_bytes = H100_SHARED_BYTES;
+    }
     snprintf(dry->base.detail, sizeof dry->base.detail, "records memory as on %s, computes nothing",
              imitated == TN_DEVICE_CUDA ? "cuda" : "cpu");
     return &dry->base;

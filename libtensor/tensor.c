@@ -302,7 +302,10 @@ tn_tensor *tn_from_data(tn_context *cx, tn_dtype dtype, tn_shape shape, const vo
 }
 
 tn_tensor *tn_dense(tn_tensor *t, tn_dtype dtype) {
-    if (t->dtype == dtype && tn_is_contiguous(t)) return tn_reference(t);
+    return t->dtype == dtype && tn_is_contiguous(t) ? tn_reference(t) : tn_dense_copy(t, dtype);
+}
+
+tn_tensor *tn_dense_copy(tn_tensor *t, tn_dtype dtype) {
     tn_context *cx = t->cx;
     tn_shape shape = tn_shape_of(t);
     tn_tensor *copy = tn_tensor_new(cx, dtype, &shape, true);

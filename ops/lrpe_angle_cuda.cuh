@@ -76,7 +76,8 @@ struct tn_lrpe_position {
 };
 
 /* Sine and cosine of position * theta in T's own precision. Not near are also infinity and NaN. */
-template <typename T> __device__ __forceinline__ void tn_lrpe_sincos(const tn_lrpe_position &position, float theta, float *sine, float *cosine) {
+template <typename T>
+__device__ __forceinline__ void tn_lrpe_sincos(const tn_lrpe_position &position, float theta, float *sine, float *cosine) {
     if (tn_lrpe_is_near(position.near, theta)) {
         if (sizeof(T) == 4) tn_lrpe_sincos_fine(position.near, theta, sine, cosine);
         else tn_lrpe_sincos_fast(position.near, theta, sine, cosine);
@@ -86,7 +87,8 @@ template <typename T> __device__ __forceinline__ void tn_lrpe_sincos(const tn_lr
         *cosine = far.y;
     }
 }
-template <typename T> __device__ __forceinline__ void tn_lrpe_sincos(const tn_lrpe_position &position, double theta, double *sine, double *cosine) {
+template <typename T>
+__device__ __forceinline__ void tn_lrpe_sincos(const tn_lrpe_position &position, double theta, double *sine, double *cosine) {
     sincos((double)position.whole * theta, sine, cosine);
 }
 

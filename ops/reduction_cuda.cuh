@@ -65,6 +65,7 @@ size_t tn_reduce_parts_bytes(const tn_reduce_plan &plan, size_t element_bytes, s
 __device__ __forceinline__ void tn_reduce_locate(const tn_reduce_walk &walk, int64_t i, int64_t *in, int64_t *mark) {
     int64_t in_sum = 0, mark_sum = 0;
     int last = walk.n - 1;
+#pragma unroll 1
     for (int axis = 0; axis < last; axis++) {
         int64_t outer = i / walk.size[axis], at = i - outer * walk.size[axis];
         in_sum += at * walk.in[axis];
@@ -120,9 +121,13 @@ template <typename Op, int U, int N> struct tn_reduce_raw {
     }
 };
 
-/* Elements of a load, loads at a time, and how many of these a row folds in at once: 16 numbers, or 8 read singly. */
+/* Loads of a thread at a time of what is read singly. */
+template <typename Value> struct tn_reduce_singly { static constexpr int loads = sizeof(Value) == 8 ? 2 : 8; };
+
+/* Elements of a load, loads at a time, and how many of these a row folds in at once: 16 numbers, or all read singly. */
 template <typename Op, bool Packed> struct tn_reduce_batch {
-    static constexpr int n = Packed ? 16 / (int)sizeof(typename Op::element) : 1, loads = Packed ? 4 : 8, folded = Packed ? 16 / n : 8;
+    static constexpr int n = Packed ? 16 / (int)sizeof(typename Op::element) : 1,
+                         loads = Packed ? 4 : tn_reduce_singly<typename Op::value>::loads, folded = Packed ? 16 / n : loads;
 };
 
 /* Over the lanes of a group of at most a warp; the result is the first lane's. */

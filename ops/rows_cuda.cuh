@@ -26,6 +26,16 @@ __device__ __forceinline__ uint4 tn_ask_pack(const void *from, bool wanted) {
     return raw;
 }
 
+/* Likewise of what other blocks of the multiprocessor will read too. */
+__device__ __forceinline__ uint4 tn_ask_kept_pack(const void *from, bool wanted) {
+    uint4 raw;
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %5, 0;\n\tmov.u32 %0, 0;\n\tmov.u32 %1, 0;\n\tmov.u32 %2, 0;\n\tmov.u32 %3, 0;\n\t"
+                 "@p ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n\t}"
+                 : "=&r"(raw.x), "=&r"(raw.y), "=&r"(raw.z), "=&r"(raw.w)
+                 : "l"(__cvta_generic_to_global(from)), "r"((int)wanted));
+    return raw;
+}
+
 template <typename T> __device__ __forceinline__ void tn_open_pack(const uint4 &raw, float *at) {
 #pragma unroll
     for (int j = 0; j < tn_pack<T>::n; j++) at[j] = tn_raw_element<T>(raw, j);
@@ -122,35 +132,51 @@ template <int N> __device__ __forceinline__ void tn_copy_async_wait() { asm vola
 
 /* ---- groups of blocks that hold one row or slab together ---- */
 
-/* Blocks write numbers to a board in global memory, meet, and read what the others wrote. All blocks of a group have to run at once, so
- * they are launched cooperatively, and the counter is 0 before. The board has two sides, so that who is quick writes the next side while
- * others still read: [2][block][numbers]. */
+/* Blocks write pairs of numbers to a board in global memory, and read what the others wrote. Each number carries the round it belongs to and
+ * is moved with it by one access, so that nobody waits for anything but the numbers themselves. All blocks of a group have to run at once:
+ * they are launched cooperatively. The board starts as zeros, and has two sides [round % 2][block][pair]: who has read all of a round knows
+ * that everyone has read the round before, so that he may write over it. */
 struct tn_group {
-    int size, rank, numbers;
-    uint32_t *counter, meetings;
-    float *board;
+    int size, rank, pairs;
+    uint32_t round; /* from 1 on */
+    ulonglong2 *board;
 
-    __device__ __forceinline__ float *side(int block, uint32_t meeting) const {
-        return board + ((meeting & 1) * (int64_t)size + block) * numbers;
+    __device__ __forceinline__ ulonglong2 *place(int block, int i) const {
+        return board + ((round & 1) * (int64_t)size + block) * pairs + i;
     }
-    __device__ __forceinline__ void write(int i, float x) const { side(rank, meetings)[i] = x; }
-    __device__ __forceinline__ void meet() {
-        __syncthreads();
-        meetings++;
-        if (threadIdx.x == 0) {
-            uint32_t arrived;
-            asm volatile("fence.acq_rel.gpu;\n\tred.relaxed.gpu.global.add.u32 [%0], 1;"
-                         :
-                         : "l"(__cvta_generic_to_global(counter))
-                         : "memory");
-            do {
-                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(__cvta_generic_to_global(counter)) : "memory");
-            } while (arrived < meetings * (uint32_t)size);
+    __device__ __forceinline__ void next_round() { round++; }
+    __device__ __forceinline__ void write(int i, float a, float b) const {
+        unsigned long long tag = (unsigned long long)round << 32;
+        asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};"
+                     :
+                     : "l"(__cvta_generic_to_global(place(rank, i))), "l"(tag | __float_as_uint(a)), "l"(tag | __float_as_uint(b))
+                     : "memory");
+    }
+    /* Pair i of blocks first, first + step, .. in this order. */
+    template <typename F> __device__ __forceinline__ void read(int i, int first, int step, F use) const {
+        constexpr int AT_ONCE = 4;
+        for (int block = first; block < size; block += AT_ONCE * step) {
+            ulonglong2 pair[AT_ONCE];
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++)
+                if (block + k * step < size) pair[k] = look(block + k * step, i);
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                if (block + k * step >= size) break;
+                while (pair[k].x >> 32 != round || pair[k].y >> 32 != round) pair[k] = look(block + k * step, i);
+                use(__uint_as_float((uint32_t)pair[k].x), __uint_as_float((uint32_t)pair[k].y));
+            }
         }
-        __syncthreads();
     }
-    /* What a block wrote before the last meeting. */
-    __device__ __forceinline__ float read(int block, int i) const { return __ldcg(side(block, meetings - 1) + i); }
+
+    __device__ __forceinline__ ulonglong2 look(int block, int i) const {
+        ulonglong2 pair;
+        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                     : "=l"(pair.x), "=l"(pair.y)
+                     : "l"(__cvta_generic_to_global(place(block, i)))
+                     : "memory");
+        return pair;
+    }
 };
 
 #endif

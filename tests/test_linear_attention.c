@@ -101,7 +101,7 @@ static double decay_of(const oracle *w, int64_t b, int64_t t, int64_t h) {
 }
 
 static void take_key(const oracle *w, int64_t b, int64_t t, int64_t h, int64_t start, double decay, double *s) {
-    double k[64], v[64];
+    double k[256], v[256];
     encoded(w, K, b, t, h, start, k);
     for (int64_t j = 0; j < w->e; j++) v[j] = activated(w, V, b, t, h, j);
     for (int64_t i = 0; i < w->rows; i++)
@@ -109,7 +109,7 @@ static void take_key(const oracle *w, int64_t b, int64_t t, int64_t h, int64_t s
 }
 
 static void read_query(const oracle *w, int64_t b, int64_t t, int64_t h, int64_t start, const double *s, double *o) {
-    double q[64];
+    double q[256];
     encoded(w, Q, b, t, h, start, q);
     for (int64_t j = 0; j < w->e; j++) {
         double sum = 0;

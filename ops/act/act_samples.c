@@ -26,10 +26,10 @@ const tn_sample tn_act_samples[] = {
     /* Too long to be handled as a whole. */
     { .name = "softmax-long", .in = { TN_SAMPLE_SHAPE(2, 70001) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
     { .name = "softmax-tall", .in = { TN_SAMPLE_SHAPE(66001, 3) }, .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .no_gradcheck = true },
-    /* The sizes at which CUDA takes a block for a row, walks it twice, and shares a column between blocks. */
+    /* CUDA takes a block, one with more memory, or several blocks for a row, and several for a column. */
     { .name = "softmax-block", .in = { TN_SAMPLE_SHAPE(3, 2048) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
     { .name = "softmax-large-block", .in = { TN_SAMPLE_SHAPE(2, 9000) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
-    { .name = "softmax-two-walks", .in = { TN_SAMPLE_SHAPE(1, 40000) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
+    { .name = "softmax-blocks", .in = { TN_SAMPLE_SHAPE(1, 40000) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
     { .name = "softmax-deep", .in = { TN_SAMPLE_SHAPE(5000, 16) }, .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .no_gradcheck = true },
     { .name = "softmax-huge",
       .in = { { .present = true, .shape = { 2, { 3, 6 } }, .fill = TN_FILL_LIST, .values = huge, .n_values = 6 } },

@@ -1,6 +1,6 @@
 /* Softmax along an axis that is not the last: the tensor is [outer, axis, inner], neighbours in memory belong to different sums.
  *
- * Slabs. A slab is a few packs of columns (`wide`, 16 or more: 256 bytes) of one outer index, the whole axis long. A block holds it in shared
+ * Slabs. A slab is a few packs of columns (`wide`, 8 or more: 128 bytes) of one outer index, the whole axis long. A block holds it in shared
  * memory, or a group of blocks that have a run of the axis each (act_softmax_cuda.cuh): x is read once and o written once.
  *
  *             wide packs of 16 bytes
@@ -8,9 +8,9 @@
  *             | ..       |
  *     block 1 | ..       |
  *
- *     axis up to       96   192   384 | 768   1536   4224   8448   16896   more
- *     wide packs       64   32    16  | 16    16     16     16     16      16      (backward: half the axis)
- *     blocks           1    1     1   | 2     4      11     22     44
+ *     axis up to       96   192   384   768 | 1536   3072   8448   16896   more
+ *     wide packs       64   32    16    8   | 8      8      8      8       8       (backward: half the axis)
+ *     blocks           1    1     1     1   | 2      4      11     22
  *
  * Maximum and sum are made over lanes, warps and blocks, in this order.
  *
@@ -23,6 +23,9 @@
 namespace {
 
 /* ---- the columns of a block ---- */
+
+/* part_weight of maxima times log2 e. */
+__device__ __forceinline__ float scaled_weight(float max, float above) { return max == above ? 1.0f : power_of_2(max - above); }
 
 /* Threads with equal t % wide have the same n columns. What they add up goes over lanes, then over parts: a warp's lanes (wide < 32) or a
  * row of threads. Scratch is parts [part][column], then result [column]. */
@@ -79,31 +82,36 @@ template <int n> struct column_team {
     /* Maximum and sum (or, without a maximum, the sum) of each column over the blocks of a group: threads with the same t % columns read
      * every so many-th block, their results are merged in order. */
     template <bool Max> __device__ __forceinline__ void exchange(tn_group &group, float *max, float *sum) const {
-        if (has_column()) {
-            group.write(threadIdx.x, *sum);
-            if (Max) group.write(columns + threadIdx.x, *max);
-        }
-        group.meet();
+        group.next_round();
+        if (has_column()) group.write(threadIdx.x, *sum, *max);
         int column = threadIdx.x % columns, share = threadIdx.x / columns, shares = blockDim.x / columns;
         float above = -INFINITY, total = 0;
-        for (int block = share; Max && block < group.size; block += shares) above = fmaxf(above, group.read(block, columns + column));
-        for (int block = share; block < group.size; block += shares)
-            total += group.read(block, column) * (Max ? part_weight(group.read(block, columns + column), above) : 1.0f);
+        group.read(column, share, shares, [&](float part, float part_max) { merge<Max>(&above, &total, part_max, part); });
+        __syncthreads();
         parts[threadIdx.x] = total;
-        if (Max) parts[blockDim.x + threadIdx.x] = above;
+        parts[blockDim.x + threadIdx.x] = above;
         __syncthreads();
         if (!has_column()) return;
         *max = -INFINITY, *sum = 0;
-        for (int i = 0; Max && i < shares; i++) *max = fmaxf(*max, parts[blockDim.x + i * columns + threadIdx.x]);
         for (int i = 0; i < shares; i++)
-            *sum += parts[i * columns + threadIdx.x] * (Max ? part_weight(parts[blockDim.x + i * columns + threadIdx.x], *max) : 1.0f);
+            merge<Max>(max, sum, parts[blockDim.x + i * columns + threadIdx.x], parts[i * columns + threadIdx.x]);
+    }
+    template <bool Max> static __device__ __forceinline__ void merge(float *max, float *sum, float part_max, float part) {
+        if (!Max) {
+            *sum += part;
+            return;
+        }
+        float above = fmaxf(*max, part_max);
+        *sum = *sum * scaled_weight(*max, above) + part * scaled_weight(part_max, above);
+        *max = above;
     }
 };
 
 /* ---- slabs ---- */
 
 #define SLAB_WIDEST 64
-#define SLAB_WIDE 16 /* of groups: 256 bytes; 128 cost 4%, 64 a fifth */
+#define SLAB_WIDE \
+    8 /* of groups: 128 bytes. Half as wide costs a fifth, twice as wide makes groups twice as large, whose meetings cost more */
 
 typedef struct slab_plan {
     held_plan held;
@@ -130,7 +138,7 @@ static bool plan_slabs(const softmax_shape &s, int64_t inner_packs, int n, bool 
     size_t scratch =
         n == 8 ? column_team<8>::scratch_bytes(plan->wide, HELD_THREADS) : column_team<4>::scratch_bytes(plan->wide, HELD_THREADS);
     plan->held =
-        held_plan{ (int)blocks, packs, 2 * plan->wide * n, (size_t)packs * (backward ? 2 : 1) * HELD_THREADS * sizeof(uint4) + scratch };
+        held_plan{ (int)blocks, packs, plan->wide * n, (size_t)packs * (backward ? 2 : 1) * HELD_THREADS * sizeof(uint4) + scratch };
     return plan->held.shared <= device->shared_bytes;
 }
 
@@ -149,10 +157,33 @@ template <int n> struct slab_place {
     }
 };
 
+/* A thread's packs come in batches, each of which is used as soon as it is there. */
+#define SLAB_BATCHES(backward) ((backward) ? 2 : 3)
+#define SLAB_BATCH(backward) (HELD_PACKS / ((backward) ? 2 : 1) / SLAB_BATCHES(backward))
+
+/* The larger of each two numbers. */
+__device__ __forceinline__ uint32_t larger_two(uint32_t a, uint32_t b) {
+    uint32_t larger;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+}
+template <typename T> __device__ __forceinline__ uint4 larger_pack(const uint4 &a, const uint4 &b) {
+    if (sizeof(T) == 2) return make_uint4(larger_two(a.x, b.x), larger_two(a.y, b.y), larger_two(a.z, b.z), larger_two(a.w, b.w));
+    return make_uint4(__float_as_uint(fmaxf(__uint_as_float(a.x), __uint_as_float(b.x))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.y), __uint_as_float(b.y))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.z), __uint_as_float(b.z))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.w), __uint_as_float(b.w))));
+}
+template <typename T> __device__ __forceinline__ uint4 lowest_pack() {
+    uint32_t word = sizeof(T) == 2 ? 0xff80ff80u : 0xff800000u;
+    return make_uint4(word, word, word, word);
+}
+
+/* Maxima are kept times log2 e, so that an exponential is one multiply-add and one power. */
 template <typename T, bool Backward>
 __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
     softmax_slabs(T *to, const T *from, const T *d, softmax_shape s, slab_plan plan, tn_group group) {
-    constexpr int n = tn_pack<T>::n;
+    constexpr int n = tn_pack<T>::n, BATCHES = SLAB_BATCHES(Backward), BATCH = SLAB_BATCH(Backward);
     extern __shared__ uint4 held[]; /* [from, d][pack][thread], scratch */
     const int planes = plan.held.packs * HELD_THREADS;
     uint4 *slots = held + threadIdx.x, *slots_d = slots + planes;
@@ -160,58 +191,77 @@ __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
     int64_t slab = held_join(group), n_groups = gridDim.x / group.size;
     slab_place<n> place(s, team, plan, slab, group.rank);
     auto ask = [&](int k, const slab_place<n> &of) {
-        bool wanted = k < of.packs;
-        int64_t at = wanted ? of.at + k * of.apart : 0;
-        tn_copy_async(slots + k * HELD_THREADS, from + at, wanted);
-        if (Backward) tn_copy_async(slots_d + k * HELD_THREADS, d + at, wanted);
+        if (k >= of.packs) return;
+        tn_copy_async(slots + k * HELD_THREADS, from + of.at + k * of.apart, true);
+        if (Backward) tn_copy_async(slots_d + k * HELD_THREADS, d + of.at + k * of.apart, true);
     };
-    for (int k = 0; k < plan.held.packs; k++) ask(k, place);
-    tn_copy_async_close();
+    for (int batch = 0; batch < BATCHES; batch++) {
+        for (int k = batch * BATCH; k < (batch + 1) * BATCH; k++) ask(k, place);
+        tn_copy_async_close();
+    }
 
     for (; slab < plan.n_slabs; slab += n_groups) {
         slab_place<n> next(s, team, plan, slab + n_groups, group.rank);
         float at[n], up[n], max[n], sum[n], column_max = -INFINITY, column_sum;
-        tn_copy_async_wait<0>();
 #pragma unroll
         for (int j = 0; j < n; j++) max[j] = -INFINITY, sum[j] = 0;
-#pragma unroll 4
-        for (int k = 0; k < place.packs; k++) {
-            tn_open_pack<T>(slots[k * HELD_THREADS], at);
-            if (Backward) tn_open_pack<T>(slots_d[k * HELD_THREADS], up);
 #pragma unroll
-            for (int j = 0; j < n; j++) {
-                if (Backward) sum[j] += at[j] * up[j];
-                else max[j] = fmaxf(max[j], at[j]);
+        for (int batch = 0; batch < BATCHES; batch++) {
+            if (batch == 0) tn_copy_async_wait<BATCHES - 1>();
+            if (batch == 1) tn_copy_async_wait<BATCHES - 2>();
+            if (batch == 2) tn_copy_async_wait<0>();
+            if (!Backward) {
+                uint4 largest = lowest_pack<T>();
+#pragma unroll
+                for (int k = batch * BATCH; k < (batch + 1) * BATCH; k++)
+                    if (k < place.packs) largest = larger_pack<T>(largest, slots[k * HELD_THREADS]);
+                tn_open_pack<T>(largest, at);
+#pragma unroll
+                for (int j = 0; j < n; j++) {
+                    float above = fmaxf(max[j], at[j] * LOG2_E);
+                    sum[j] *= scaled_weight(max[j], above);
+                    max[j] = above;
+                }
             }
+#pragma unroll
+            for (int k = batch * BATCH; k < (batch + 1) * BATCH; k++)
+                if (k < place.packs) {
+                    tn_open_pack<T>(slots[k * HELD_THREADS], at);
+                    if (Backward) tn_open_pack<T>(slots_d[k * HELD_THREADS], up);
+#pragma unroll
+                    for (int j = 0; j < n; j++)
+                        sum[j] = Backward ? fmaf(at[j], up[j], sum[j]) : sum[j] + power_of_2(fmaf(at[j], LOG2_E, -base_of(max[j])));
+                }
         }
         if (!Backward) {
-            column_max = team.template gather<true>(max);
-            team.spread(column_max, max);
+            float above[n];
 #pragma unroll
-            for (int j = 0; j < n; j++) max[j] = base_of(max[j]);
-#pragma unroll 4
-            for (int k = 0; k < place.packs; k++) {
-                tn_open_pack<T>(slots[k * HELD_THREADS], at);
+            for (int j = 0; j < n; j++) above[j] = max[j];
+            column_max = team.template gather<true>(above);
+            team.spread(column_max, above);
 #pragma unroll
-                for (int j = 0; j < n; j++) sum[j] += softmax_exp(at[j] - max[j]);
-            }
+            for (int j = 0; j < n; j++) sum[j] *= scaled_weight(max[j], above[j]);
         }
         column_sum = team.template gather<false>(sum);
         if (group.size > 1) team.template exchange<!Backward>(group, &column_max, &column_sum);
         if (!Backward) team.spread(column_max, max);
         team.spread(Backward ? column_sum : 1.0f / column_sum, sum);
-#pragma unroll 2
-        for (int k = 0; k < plan.held.packs; k++) {
-            if (k < place.packs) {
-                tn_open_pack<T>(slots[k * HELD_THREADS], at);
-                if (Backward) tn_open_pack<T>(slots_d[k * HELD_THREADS], up);
 #pragma unroll
-                for (int j = 0; j < n; j++) at[j] = Backward ? at[j] * (up[j] - sum[j]) : softmax_exp(at[j] - max[j]) * sum[j];
-                tn_put_pack(to + place.at + k * place.apart, at);
+        for (int batch = 0; batch < BATCHES; batch++) {
+#pragma unroll 2
+            for (int k = batch * BATCH; k < (batch + 1) * BATCH; k++) {
+                if (k < place.packs) {
+                    tn_open_pack<T>(slots[k * HELD_THREADS], at);
+                    if (Backward) tn_open_pack<T>(slots_d[k * HELD_THREADS], up);
+#pragma unroll
+                    for (int j = 0; j < n; j++)
+                        at[j] = Backward ? at[j] * (up[j] - sum[j]) : power_of_2(fmaf(at[j], LOG2_E, -max[j])) * sum[j];
+                    tn_put_pack(to + place.at + k * place.apart, at);
+                }
+                ask(k, next);
             }
-            ask(k, next);
+            tn_copy_async_close();
         }
-        tn_copy_async_close();
         place = next;
     }
     tn_copy_async_wait<0>();

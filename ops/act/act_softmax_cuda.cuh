@@ -20,7 +20,6 @@
 #define HELD_THREADS 512
 #define HELD_PACKS 12 /* of a thread; backward half as many of either tensor */
 #define HELD_PER_MULTIPROCESSOR 2
-#define HELD_COUNTER_BYTES 256 /* so that boards are aligned */
 
 typedef struct softmax_shape {
     int64_t outer, axis, inner;
@@ -38,40 +37,36 @@ typedef struct softmax_job {
 
 /* How a row or slab is held. */
 typedef struct held_plan {
-    int blocks, packs, numbers; /* of a group; of a thread, at most; of the board */
+    int blocks, packs, pairs; /* of a group; of a thread, at most; on the board */
     size_t shared;
 } held_plan;
 
 static inline int held_packs(bool backward) { return backward ? HELD_PACKS / 2 : HELD_PACKS; }
 static inline int held_blocks(const tn_device *device) { return device->multiprocessors * HELD_PER_MULTIPROCESSOR; }
 
-/* Counters, then boards. */
-static inline size_t held_counters(int blocks) {
-    return ((size_t)blocks * sizeof(uint32_t) + HELD_COUNTER_BYTES - 1) / HELD_COUNTER_BYTES * HELD_COUNTER_BYTES;
-}
 static inline size_t held_workspace(const held_plan &plan, const tn_device *device) {
-    int blocks = held_blocks(device);
-    return plan.blocks == 1 ? 0 : held_counters(blocks) + (size_t)blocks * 2 * plan.numbers * sizeof(float);
+    return plan.blocks == 1 ? 0 : (size_t)held_blocks(device) * 2 * plan.pairs * sizeof(ulonglong2);
 }
 
-/* e^x for x <= 0, to 1e-7 |x|. */
-__device__ __forceinline__ float softmax_exp(float x) {
+#define LOG2_E 1.44269504088896340736f
+
+__device__ __forceinline__ float power_of_2(float x) {
     float e;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * 1.44269504088896340736f));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x));
     return e;
 }
+/* e^x for x <= 0, to 1e-7 |x|. */
+__device__ __forceinline__ float softmax_exp(float x) { return power_of_2(x * LOG2_E); }
 /* What exponentials are taken above: the maximum, or anything where there is none, since every exponential is 0 then. */
 __device__ __forceinline__ float base_of(float max) { return max == -INFINITY ? 0.0f : max; }
 /* A part's sum weighs this much in the whole. Equal infinities are no distance apart. */
 __device__ __forceinline__ float part_weight(float max, float above) { return max == above ? 1.0f : softmax_exp(max - above); }
 
-/* This block's place in its group. Blocks with neighbouring numbers run at the same time: they get neighbouring pieces, which memory likes. */
+/* This block's place in its group: blocks with neighbouring numbers, so that the two of a multiprocessor belong to different groups. */
 __device__ __forceinline__ int held_join(tn_group &group) {
-    int n_groups = gridDim.x / group.size, which = blockIdx.x % n_groups;
-    group.rank = blockIdx.x / n_groups;
-    group.meetings = 0;
-    group.counter += which;
-    group.board += (int64_t)which * 2 * group.size * group.numbers;
+    int which = blockIdx.x / group.size;
+    group.rank = blockIdx.x % group.size;
+    group.board += (int64_t)which * 2 * group.size * group.pairs;
     return which;
 }
 
@@ -87,8 +82,8 @@ static cudaError_t launch_held(Kernel kernel, const softmax_job &job, const held
     if (plan.blocks > 1 && blocks > most) blocks = most;
     int64_t groups = blocks / plan.blocks < pieces ? blocks / plan.blocks : pieces;
     if (groups < 1) return cudaErrorInvalidConfiguration;
-    tn_group group = { plan.blocks, 0, plan.numbers, (uint32_t *)job.workspace, 0, (float *)((char *)job.workspace + held_counters(most)) };
-    if (plan.blocks > 1) error = cudaMemsetAsync(job.workspace, 0, held_counters(most), job.stream);
+    tn_group group = { plan.blocks, 0, plan.pairs, 0, (ulonglong2 *)job.workspace };
+    if (plan.blocks > 1) error = cudaMemsetAsync(job.workspace, 0, held_workspace(plan, job.device), job.stream);
     if (error != cudaSuccess) return error;
     cudaLaunchAttribute cooperative;
     cooperative.id = cudaLaunchAttributeCooperative;

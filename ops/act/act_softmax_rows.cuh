@@ -3,10 +3,12 @@
  * Up to 8192 columns a row belongs to a team of 1 to 32 lanes or to a whole block, which holds it in registers: x is read once and o
  * written once (2T; backward reads o and do and writes dx, 3T).
  *
- *     columns         256        512        1024       2048      4096      8192
- *     team            32 lanes   32 lanes   32 lanes   blocks of at most 256
- *     numbers a lane  8          16         32         8         16        32
- *     rows at a time  4          2          1          4         2         1
+ *     packs of a row (16 bytes)    up to 32 | 64 | 128 | 256 | 512 | 1024 | f32: 2048
+ *     threads of a row             1 to 32  | 32 | 32  | 256 | 256 | 256  | 512
+ *     packs of a thread            1        | 2  | 4   | 1   | 2   | 4    | 4          (f32: 1 up to 512 packs, 2 up to 1024)
+ *     rows at a time               4        | 2  | 1   | 4   | 2   | 1    | 1
+ *
+ * That is 64 bytes a thread; twice as many made the forward a tenth slower.
  *
  * Longer rows are held in shared memory, by a group of blocks if need be (act_softmax_cuda.cuh): 96 KiB a block, 25 MB the whole GPU.
  * Plain (f64, any width and alignment, still longer rows): a warp or a block a row, in three walks. */
@@ -15,7 +17,10 @@
 
 #include "act_softmax_cuda.cuh"
 
-#define ROW_THREADS 256
+#define ROW_THREADS 256 /* where teams are lanes of a warp */
+#define ROW_LONGEST 8192
+#define ROW_PACKS 4
+#define ROW_MOST_THREADS(T) (ROW_LONGEST / ROW_PACKS / tn_pack<T>::n)
 #define PLAIN_LONG_THREADS 1024
 
 namespace {
@@ -23,9 +28,10 @@ namespace {
 /* ---- rows in registers ---- */
 
 /* Team t of all has rows t * ROWS ... The blocks do one round each: with several the multiprocessors would not be done at the same time. */
-template <typename T, int NUMBERS, int ROWS>
-__global__ void __launch_bounds__(ROW_THREADS, 3) softmax_rows(T *o, const T *x, int64_t rows, int64_t columns, int lanes) {
-    constexpr int n = tn_pack<T>::n, PACKS = NUMBERS / n;
+template <typename T, int PACKS>
+__global__ void __launch_bounds__(ROW_MOST_THREADS(T), sizeof(T) == 2 ? 3 : 2)
+    softmax_rows(T *o, const T *x, int64_t rows, int64_t columns, int lanes) {
+    constexpr int n = tn_pack<T>::n, NUMBERS = PACKS * n, ROWS = ROW_PACKS / PACKS;
     __shared__ float scratch[TN_TEAM_SCRATCH];
     tn_team team(lanes, scratch);
     const int first_column = team.lane * n, step = lanes * n;
@@ -88,10 +94,10 @@ __global__ void __launch_bounds__(ROW_THREADS, 3) softmax_rows(T *o, const T *x,
         }
 }
 
-template <typename T, int NUMBERS, int ROWS>
-__global__ void __launch_bounds__(ROW_THREADS, sizeof(T) == 2 ? 3 : 2)
+template <typename T, int PACKS>
+__global__ void __launch_bounds__(ROW_MOST_THREADS(T), sizeof(T) == 2 ? 3 : 2)
     softmax_rows_backward(T *dx, const T *o, const T *d, int64_t rows, int64_t columns, int lanes) {
-    constexpr int n = tn_pack<T>::n, PACKS = NUMBERS / n;
+    constexpr int n = tn_pack<T>::n, ROWS = ROW_PACKS / PACKS;
     __shared__ float scratch[TN_TEAM_SCRATCH];
     tn_team team(lanes, scratch);
     const int first_column = team.lane * n, step = lanes * n;
@@ -181,19 +187,15 @@ __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
         }
         sum = tn_block_sum(sum, scratch);
         if (group.size > 1) {
-            if (threadIdx.x == 0) {
-                group.write(0, sum);
-                if (!Backward) group.write(1, max);
-            }
-            group.meet();
-            bool other = (int)threadIdx.x < group.size;
+            float part = 0, part_max = -INFINITY;
+            group.next_round();
+            if (threadIdx.x == 0) group.write(0, sum, max);
+            group.read(0, threadIdx.x, HELD_THREADS, [&](float a, float b) { part = a, part_max = b; });
             if (!Backward) {
-                float part = other ? group.read(threadIdx.x, 1) : -INFINITY;
-                max = tn_block_max(part, -INFINITY, scratch);
-                sum = tn_block_sum(other ? group.read(threadIdx.x, 0) * part_weight(part, max) : 0.0f, scratch);
-            } else {
-                sum = tn_block_sum(other ? group.read(threadIdx.x, 0) : 0.0f, scratch);
+                max = tn_block_max(part_max, -INFINITY, scratch);
+                part *= part_weight(part_max, max);
             }
+            sum = tn_block_sum(part, scratch);
         }
         float scale = 1.0f / sum;
 #pragma unroll 2
@@ -247,14 +249,13 @@ __global__ void __launch_bounds__(PLAIN_LONG_THREADS)
 
 /* ---- choice ---- */
 
-template <typename T, int NUMBERS> cudaError_t launch_rows_of(const softmax_job &job, int threads, int lanes) {
-    constexpr int ROWS = 32 / NUMBERS;
+template <typename T, int PACKS> cudaError_t launch_rows_of(const softmax_job &job, int threads, int lanes) {
     int64_t rows = job.shape.outer;
-    unsigned blocks = tn_blocks(rows, (int64_t)(threads / lanes) * ROWS);
+    unsigned blocks = tn_blocks(rows, (int64_t)(threads / lanes) * (ROW_PACKS / PACKS));
     T *to = (T *)job.to;
     const T *from = (const T *)job.from, *d = (const T *)job.d;
-    if (d) softmax_rows_backward<T, NUMBERS, ROWS><<<blocks, threads, 0, job.stream>>>(to, from, d, rows, job.shape.axis, lanes);
-    else softmax_rows<T, NUMBERS, ROWS><<<blocks, threads, 0, job.stream>>>(to, from, rows, job.shape.axis, lanes);
+    if (d) softmax_rows_backward<T, PACKS><<<blocks, threads, 0, job.stream>>>(to, from, d, rows, job.shape.axis, lanes);
+    else softmax_rows<T, PACKS><<<blocks, threads, 0, job.stream>>>(to, from, rows, job.shape.axis, lanes);
     return cudaGetLastError();
 }
 
@@ -264,7 +265,7 @@ bool plan_held_row(int64_t columns, int n, bool backward, const tn_device *devic
     if (blocks > held_blocks(device)) return false;
     plan->blocks = (int)blocks;
     plan->packs = (int)(((packs + blocks - 1) / blocks + HELD_THREADS - 1) / HELD_THREADS);
-    plan->numbers = 2;
+    plan->pairs = 1;
     plan->shared = (size_t)plan->packs * (backward ? 2 : 1) * HELD_THREADS * sizeof(uint4);
     return plan->shared + TN_WARP * sizeof(float) <= device->shared_bytes;
 }
@@ -272,7 +273,7 @@ bool plan_held_row(int64_t columns, int n, bool backward, const tn_device *devic
 static size_t rows_workspace(const softmax_shape &s, tn_dtype dtype, const tn_device *device, bool backward) {
     int n = 16 / (int)tn_dtype_size(dtype);
     held_plan plan;
-    if (device->cuda_path == TN_CUDA_PLAIN || s.axis % n != 0 || s.axis <= 32 * ROW_THREADS) return 0;
+    if (device->cuda_path == TN_CUDA_PLAIN || s.axis % n != 0 || s.axis <= ROW_LONGEST) return 0;
     return plan_held_row(s.axis, n, backward, device, &plan) ? held_workspace(plan, device) : 0;
 }
 
@@ -298,19 +299,18 @@ template <typename T> cudaError_t launch_held_rows(const softmax_job &job) {
 }
 
 template <typename T> cudaError_t launch_rows(const softmax_job &job) {
-    int64_t columns = job.shape.axis;
-    int lanes = 1, across = columns <= 32 * TN_WARP ? TN_WARP : ROW_THREADS,
-        numbers = columns <= 8 * across    ? 8
-                  : columns <= 16 * across ? 16
-                                           : 32;
-    if (columns > 32 * ROW_THREADS) return launch_held_rows<T>(job);
-    if (across == TN_WARP)
-        while (lanes * numbers < columns) lanes *= 2;
-    else lanes = (int)(columns + numbers * TN_WARP - 1) / (numbers * TN_WARP) * TN_WARP;
-    int threads = across == TN_WARP ? ROW_THREADS : lanes;
-    return numbers == 8    ? launch_rows_of<T, 8>(job, threads, lanes)
-           : numbers == 16 ? launch_rows_of<T, 16>(job, threads, lanes)
-                           : launch_rows_of<T, 32>(job, threads, lanes);
+    if (job.shape.axis > ROW_LONGEST) return launch_held_rows<T>(job);
+    int n_packs = (int)job.shape.axis / tn_pack<T>::n, lanes = 1, packs = 1;
+    bool by_warp = n_packs <= ROW_PACKS * TN_WARP;
+    int most = by_warp ? TN_WARP : ROW_MOST_THREADS(T);
+    while (packs * most < n_packs) packs *= 2;
+    if (by_warp)
+        while (lanes * packs < n_packs) lanes *= 2;
+    else lanes = (n_packs + packs * TN_WARP - 1) / (packs * TN_WARP) * TN_WARP;
+    int threads = by_warp ? ROW_THREADS : lanes;
+    return packs == 1   ? launch_rows_of<T, 1>(job, threads, lanes)
+           : packs == 2 ? launch_rows_of<T, 2>(job, threads, lanes)
+                        : launch_rows_of<T, 4>(job, threads, lanes);
 }
 
 } // namespace

@@ -6,19 +6,21 @@ namespace {
 
 /* ---- packed ---- */
 
-#define GRADIENT_OP(name, doc, how, forward, reads, how_gradient, ...)                                                 \
-    struct name##_backward {                                                                                           \
-        static constexpr int n_in = 2, n_out = 1, groups = GROUPS_##how_gradient, cond = -1;                           \
-        template <typename T> using out = T;                                                                           \
-        template <int> static __device__ __forceinline__ float value(const float *in, const float *numbers) {          \
-            return name##_gradient(in, numbers);                                                                       \
-        }                                                                                                              \
+#define GRADIENT_OP(name, doc, how, forward, reads, how_gradient, ...)                                                   \
+    struct name##_backward {                                                                                             \
+        static constexpr int n_in = 2, n_out = 1, groups = groups_of(TN_INDEX_##name, GROUPS_##how_gradient), cond = -1; \
+        template <typename T> using out = T;                                                                             \
+        template <int> static __device__ __forceinline__ float value(const float *in, const float *numbers) {            \
+            return name##_gradient(in, numbers);                                                                         \
+        }                                                                                                                \
     };
 TN_UNARY_OPS(GRADIENT_OP)
 TN_UNARY_OPS_WITH_NUMBERS(GRADIENT_OP)
 
-#define GRADIENT_CASE(name, ...) case TN_INDEX_##name: return launch_groups<name##_backward, T>(args, stream);
-#define GRADIENTS_CASE(name, ...) case TN_INDEX_##name: return launch_groups<name##_gradients, T>(args, stream);
+#define GRADIENT_CASE(name, ...) \
+    case TN_INDEX_##name: return launch_groups<name##_backward, T>(args, stream);
+#define GRADIENTS_CASE(name, ...) \
+    case TN_INDEX_##name: return launch_groups<name##_gradients, T>(args, stream);
 
 template <typename T> void launch_backward(const map_args &args, cudaStream_t stream) {
     switch (args.op) {
@@ -31,7 +33,8 @@ template <typename T> void launch_backward(const map_args &args, cudaStream_t st
 
 /* ---- plain ---- */
 
-#define UNARY_GRADIENT_CASE(name, ...) case TN_INDEX_##name: return name##_gradient(in, numbers);
+#define UNARY_GRADIENT_CASE(name, ...) \
+    case TN_INDEX_##name: return name##_gradient(in, numbers);
 
 struct any_gradient {
     template <typename W> static __device__ __forceinline__ W value(int op, int k, const W *in, const W *numbers) {
@@ -75,7 +78,7 @@ tn_status clear(tn_op_call *call, tn_tensor *t) {
     return tn_cuda_said(call->device, (int)cudaMemsetAsync(t->data, 0, tn_bytes(t), (cudaStream_t)call->stream), "cudaMemsetAsync");
 }
 
-}  // namespace
+} // namespace
 
 extern "C" tn_status tn_elementwise_backward_cuda(tn_op_call *call) {
     int64_t numel = call->dout[0]->numel;

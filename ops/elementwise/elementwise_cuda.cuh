@@ -96,33 +96,35 @@ template <typename W> __device__ __forceinline__ W softplus_of(W x) {
 #define GET_VALUE(name, k) [[maybe_unused]] const W name = in[k];
 
 /* A device function of an expression: in[] holds the operands, numbers[] the op's args. */
-#define EXPRESSION(function, operands, expression)                                                                     \
-    template <typename W> __device__ __forceinline__ W function(const W *in, const W *numbers) {                       \
-        [[maybe_unused]] const W zero = 0, one = 1, half = (W)0.5, p0 = numbers[0], p1 = numbers[1], s0 = p0;          \
-        operands(GET_VALUE) return expression;                                                                         \
+#define EXPRESSION(function, operands, expression)                                                            \
+    template <typename W> __device__ __forceinline__ W function(const W *in, const W *numbers) {              \
+        [[maybe_unused]] const W zero = 0, one = 1, half = (W)0.5, p0 = numbers[0], p1 = numbers[1], s0 = p0; \
+        operands(GET_VALUE) return expression;                                                                \
     }
 
 /* How many groups a thread has in flight: more of those whose arithmetic is short. */
 #define GROUPS_loop 4
 #define GROUPS_lanes 2
+/* And few of those whose code is long. */
+constexpr int groups_of(int op, int usual) { return op == TN_INDEX_pow || op == TN_INDEX_pow_scalar ? 1 : usual; }
 
 /* ---- the lists' expressions as device functions ---- */
 
-#define UNARY_EXPRESSIONS(name, doc, how, forward, reads, how_gradient, gradient)                                      \
-    EXPRESSION(name##_value, OPERANDS_of_x, forward)                                                                   \
+#define UNARY_EXPRESSIONS(name, doc, how, forward, reads, how_gradient, gradient) \
+    EXPRESSION(name##_value, OPERANDS_of_x, forward)                              \
     EXPRESSION(name##_gradient, OPERANDS_##reads, gradient)
 #define BINARY_EXPRESSIONS(name, doc, how, forward, forward_i64, reads_a, how_a, gradient_a, reads_b, how_b, gradient_b) \
-    EXPRESSION(name##_value, OPERANDS_of_ab, forward)                                                                  \
-    EXPRESSION(name##_value_of_integers, OPERANDS_of_ab, forward_i64)                                                  \
-    EXPRESSION(name##_gradient_a, OPERANDS_##reads_a, gradient_a)                                                      \
+    EXPRESSION(name##_value, OPERANDS_of_ab, forward)                                                                    \
+    EXPRESSION(name##_value_of_integers, OPERANDS_of_ab, forward_i64)                                                    \
+    EXPRESSION(name##_gradient_a, OPERANDS_##reads_a, gradient_a)                                                        \
     EXPRESSION(name##_gradient_b, OPERANDS_##reads_b, gradient_b)
-#define COMPARISON_EXPRESSIONS(name, doc, condition)                                                                   \
-    EXPRESSION(name##_value, OPERANDS_of_ab, SELECT(condition, one, zero))                                             \
+#define COMPARISON_EXPRESSIONS(name, doc, condition)                       \
+    EXPRESSION(name##_value, OPERANDS_of_ab, SELECT(condition, one, zero)) \
     EXPRESSION(name##_value_of_integers, OPERANDS_of_ab, SELECT(condition, one, zero))
-#define CHOICE_EXPRESSIONS(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b)                  \
-    EXPRESSION(name##_value, OPERANDS_of_cond, forward)                                                                \
-    EXPRESSION(name##_value_of_integers, OPERANDS_of_cond, forward_i64)                                                \
-    EXPRESSION(name##_gradient_a, OPERANDS_##reads_a, gradient_a)                                                      \
+#define CHOICE_EXPRESSIONS(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b) \
+    EXPRESSION(name##_value, OPERANDS_of_cond, forward)                                               \
+    EXPRESSION(name##_value_of_integers, OPERANDS_of_cond, forward_i64)                               \
+    EXPRESSION(name##_gradient_a, OPERANDS_##reads_a, gradient_a)                                     \
     EXPRESSION(name##_gradient_b, OPERANDS_##reads_b, gradient_b)
 
 TN_UNARY_OPS(UNARY_EXPRESSIONS)
@@ -140,9 +142,7 @@ struct operand {
     bool absent; /* not read */
 };
 
-template <typename E, int n> struct alignas(n * sizeof(E)) group {
-    E at[n];
-};
+template <typename E, int n> struct alignas(n * sizeof(E)) group { E at[n]; };
 
 /* A group as it lies in memory, up to 16 bytes; of a repeated element only the first place is filled. No register is touched after its
  * load, so that loads that follow need not wait. */
@@ -259,18 +259,18 @@ template <int Operands> __device__ __forceinline__ void offsets_of_element(const
 #define PLACES_cond 3
 
 /* Both gradients of an op of two operands; in[] is d and the operands, or d and cond. */
-#define GRADIENTS_OP(name, groups_in_flight, inputs, cond_at, reads_a, reads_b)                                        \
-    struct name##_gradients {                                                                                          \
-        static constexpr int n_in = inputs, n_out = 2, groups = groups_in_flight, cond = cond_at;                      \
-        template <typename T> using out = T;                                                                           \
-        static constexpr unsigned places(int k) { return k == 0 ? PLACES_##reads_a : PLACES_##reads_b; }               \
-        template <int k> static __device__ __forceinline__ float value(const float *in, const float *numbers) {        \
-            return k == 0 ? name##_gradient_a(in, numbers) : name##_gradient_b(in, numbers);                           \
-        }                                                                                                              \
+#define GRADIENTS_OP(name, groups_in_flight, inputs, cond_at, reads_a, reads_b)                                               \
+    struct name##_gradients {                                                                                                 \
+        static constexpr int n_in = inputs, n_out = 2, groups = groups_of(TN_INDEX_##name, groups_in_flight), cond = cond_at; \
+        template <typename T> using out = T;                                                                                  \
+        static constexpr unsigned places(int k) { return k == 0 ? PLACES_##reads_a : PLACES_##reads_b; }                      \
+        template <int k> static __device__ __forceinline__ float value(const float *in, const float *numbers) {               \
+            return k == 0 ? name##_gradient_a(in, numbers) : name##_gradient_b(in, numbers);                                  \
+        }                                                                                                                     \
     };
 #define BINARY_GRADIENTS_OP(name, doc, how, forward, forward_i64, reads_a, how_a, gradient_a, reads_b, how_b, gradient_b) \
     GRADIENTS_OP(name, GROUPS_##how_b, 3, -1, reads_a, reads_b)
-#define CHOICE_GRADIENTS_OP(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b)                 \
+#define CHOICE_GRADIENTS_OP(name, doc, forward, forward_i64, reads_a, gradient_a, reads_b, gradient_b) \
     GRADIENTS_OP(name, GROUPS_loop, 2, 1, reads_a, reads_b)
 TN_BINARY_OPS(BINARY_GRADIENTS_OP)
 TN_CHOICE_OPS(CHOICE_GRADIENTS_OP)
@@ -289,7 +289,7 @@ template <typename W> __device__ __forceinline__ W pair_gradient(int op, int k, 
 /* ---- operands, on the host ---- */
 
 static inline operand operand_of(const tn_tensor *t, int dtype) {
-    return operand{t ? t->data : NULL, t ? (int)t->dtype : dtype, false, !t};
+    return operand{ t ? t->data : NULL, t ? (int)t->dtype : dtype, false, !t };
 }
 
 /* t's strides within `shape`, to which it broadcasts; NULL steps nowhere. */
@@ -371,6 +371,6 @@ static inline bool packs_allowed(const tn_op_call *call, tn_dtype dtype) {
     return call->device->cuda_path != TN_CUDA_PLAIN && (dtype == TN_F32 || dtype == TN_BF16);
 }
 
-}  // namespace
+} // namespace
 
 #endif

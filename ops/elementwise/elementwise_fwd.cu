@@ -4,15 +4,16 @@ namespace {
 
 /* ---- packed ---- */
 
-#define FORWARD_OP(name, inputs, groups_in_flight, cond_at, out_type)                                                  \
-    struct name##_forward {                                                                                            \
-        static constexpr int n_in = inputs, n_out = 1, groups = groups_in_flight, cond = cond_at;                      \
-        template <typename T> using out = out_type;                                                                    \
-        template <int> static __device__ __forceinline__ float value(const float *in, const float *numbers) {          \
-            return name##_value(in, numbers);                                                                          \
-        }                                                                                                              \
+#define FORWARD_OP(name, inputs, groups_in_flight, cond_at, out_type)                                                         \
+    struct name##_forward {                                                                                                   \
+        static constexpr int n_in = inputs, n_out = 1, groups = groups_of(TN_INDEX_##name, groups_in_flight), cond = cond_at; \
+        template <typename T> using out = out_type;                                                                           \
+        template <int> static __device__ __forceinline__ float value(const float *in, const float *numbers) {                 \
+            return name##_value(in, numbers);                                                                                 \
+        }                                                                                                                     \
     };
-#define FORWARD_CASE(name, ...) case TN_INDEX_##name: return launch_groups<name##_forward, T>(args, stream);
+#define FORWARD_CASE(name, ...) \
+    case TN_INDEX_##name: return launch_groups<name##_forward, T>(args, stream);
 
 #define UNARY_FORWARD_OP(name, doc, how, ...) FORWARD_OP(name, 1, GROUPS_##how, -1, T)
 #define BINARY_FORWARD_OP(name, doc, how, ...) FORWARD_OP(name, 2, GROUPS_##how, -1, T)
@@ -36,8 +37,10 @@ template <typename T> void launch_forward(const map_args &args, cudaStream_t str
 
 /* ---- plain: all of them ---- */
 
-#define VALUE_CASE(name, ...) case TN_INDEX_##name: return name##_value(in, numbers);
-#define INTEGER_CASE(name, ...) case TN_INDEX_##name: return name##_value_of_integers(in, numbers);
+#define VALUE_CASE(name, ...) \
+    case TN_INDEX_##name: return name##_value(in, numbers);
+#define INTEGER_CASE(name, ...) \
+    case TN_INDEX_##name: return name##_value_of_integers(in, numbers);
 
 struct any_op {
     template <typename W> static __device__ __forceinline__ W value(int op, int, const W *in, const W *numbers) {
@@ -66,7 +69,7 @@ tn_dtype meeting_dtype(const tn_op_call *call) {
     return tn_dtype_promote(call->in[0]->dtype, call->in[1]->dtype);
 }
 
-}  // namespace
+} // namespace
 
 extern "C" tn_status tn_elementwise_forward_cuda(tn_op_call *call) {
     tn_tensor *o = call->out[0];

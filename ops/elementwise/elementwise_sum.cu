@@ -29,7 +29,12 @@ namespace {
 
 dim3 blocks_of(const sum_args &args) { return dim3((unsigned)args.strips, (unsigned)args.segments); }
 
-/* pow's arithmetic takes longer than reading does, whichever the kernel. */
+/* Which ops' sums are often wanted over straight items. */
+template <typename Op> constexpr bool is_frequent() {
+    return std::is_same<Op, add_gradients>::value || std::is_same<Op, sub_gradients>::value || std::is_same<Op, mul_gradients>::value ||
+           std::is_same<Op, div_gradients>::value;
+}
+
 template <typename Op, typename T, int k> void launch_straight(const sum_args &args, cudaStream_t stream) {
     if (args.other) sum_straight<Op, T, k, true><<<blocks_of(args), THREADS, 0, stream>>>(args);
     else sum_straight<Op, T, k, false><<<blocks_of(args), THREADS, 0, stream>>>(args);
@@ -37,14 +42,19 @@ template <typename Op, typename T, int k> void launch_straight(const sum_args &a
 
 template <typename Op, typename T> void launch(const sum_args &args, cudaStream_t stream) {
     const operand &full = args.in[2 - args.k];
-    if constexpr (Op::cond < 0 && !std::is_same<Op, pow_gradients>::value)
-        if (args.summed.axes == 1 && args.summed.numel <= 1 << 30 && !args.in[0].splat && (full.absent || !full.splat))
-            return args.k == 0 ? launch_straight<Op, T, 0>(args, stream) : launch_straight<Op, T, 1>(args, stream);
+    if constexpr (is_frequent<Op>())
+        if (args.summed.axes == 1 && args.summed.numel <= 1 << 30 && !args.in[0].splat && (full.absent || !full.splat)) {
+            constexpr int second = std::is_same<Op, add_gradients>::value ? 0 : 1; /* both gradients of a sum are d */
+            return args.k == 0 ? launch_straight<Op, T, 0>(args, stream) : launch_straight<Op, T, second>(args, stream);
+        }
     sum_groups<Op, T><<<blocks_of(args), THREADS, 0, stream>>>(args);
 }
 
-#define SUM_CASE(name, ...) \
-    case TN_INDEX_##name: return launch<name##_gradients, T>(args, stream);
+/* pow's arithmetic takes longer than reading does, element by element too. */
+#define SUM_CASE(name, ...)                                                                       \
+    case TN_INDEX_##name:                                                                         \
+        if constexpr (TN_INDEX_##name != TN_INDEX_pow) launch<name##_gradients, T>(args, stream); \
+        return;
 template <typename T> void launch_groups(const sum_args &args, cudaStream_t stream) {
     switch (args.op) {
         TN_BINARY_OPS(SUM_CASE)
@@ -106,7 +116,7 @@ int served_input(const tn_op_call *call, int i, unsigned others) {
 bool plan_groups(const tn_op_call *call, sum_args *args, const tn_nest &nest) {
     tn_dtype dtype = call->dout[0]->dtype;
     split_axes(nest, args);
-    if (!packs_allowed(call, dtype)) return false;
+    if (!packs_allowed(call, dtype) || tn_elementwise_of(call)->index == TN_INDEX_pow) return false;
     sum_args packed = *args;
     tn_nest *inner = args->along ? &packed.summed : &packed.kept, *outer = args->along ? &packed.kept : &packed.summed;
     if (!make_groups(inner, outer, packed.in, MAX_IN, dtype, cond_place(call, true), NULL)) return false;

@@ -320,10 +320,10 @@ static const char *const kind_names[] = { "rotate", "cosine", "none", NULL };
 static const char *const layout_names[] = TN_LAYOUT_NAMES;
 
 static const tn_input_def linear_attention_inputs[] = {
-    [TN_LA_Q] = { .name = "q", .dtypes = TN_FLOATS, .doc = "[b,n,h,d]" },
-    [TN_LA_K] = { .name = "k", .doc = "[b,m,h,d]" },
-    [TN_LA_V] = { .name = "v", .doc = "[b,m,h,e]" },
-    [TN_LA_G] = { .name = "g", .flags = TN_INPUT_OPTIONAL, .doc = "[b,n,h,e], the output gate" },
+    [TN_LA_Q] = { .name = "q", .flags = TN_INPUT_ALIGNED, .dtypes = TN_FLOATS, .doc = "[b,n,h,d]" },
+    [TN_LA_K] = { .name = "k", .flags = TN_INPUT_ALIGNED, .doc = "[b,m,h,d]" },
+    [TN_LA_V] = { .name = "v", .flags = TN_INPUT_ALIGNED, .doc = "[b,m,h,e]" },
+    [TN_LA_G] = { .name = "g", .flags = TN_INPUT_OPTIONAL | TN_INPUT_ALIGNED, .doc = "[b,n,h,e], the output gate" },
     [TN_LA_THETA] = { .name = "theta", .flags = TN_INPUT_OPTIONAL | TN_INPUT_WIDE, .doc = "[h or 1, w], LRPE on q and k" },
     [TN_LA_LOG_DECAY] = { .name = "log_decay", .flags = TN_INPUT_OPTIONAL | TN_INPUT_WIDE, .doc = "[h] or [b,n,h], <= 0; causal" },
     [TN_LA_STATE] = { .name = "state", .flags = TN_INPUT_OPTIONAL | TN_INPUT_WIDE, .doc = "[b,h,d',e], S before the first token" },

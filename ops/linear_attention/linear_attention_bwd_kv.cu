@@ -72,6 +72,7 @@ __device__ __forceinline__ void value_back(const tn_bwd_pass &p, uint32_t to, ui
 }
 
 template <typename Z> __global__ void __launch_bounds__(TN_BWD_THREADS, 1) pass_kv(const __grid_constant__ tn_bwd_pass p) {
+    if constexpr (!tn_bwd_has_code<Z>) return;
     using L = layout<Z>;
     extern __shared__ __align__(1024) char shared[];
     const uint32_t base = tn_tile_address(shared), state = base + L::state;

@@ -93,6 +93,7 @@ __device__ __forceinline__ void gate(const tn_bwd_pass &p, uint32_t g, uint32_t 
 }
 
 template <typename Z> __global__ void __launch_bounds__(TN_BWD_THREADS, 1) pass_q(const __grid_constant__ tn_bwd_pass p) {
+    if constexpr (!tn_bwd_has_code<Z>) return;
     using L = layout<Z>;
     extern __shared__ __align__(1024) char shared[];
     const uint32_t base = tn_tile_address(shared), state = base + L::state;

@@ -30,6 +30,9 @@ template <int W_, bool Cosine_, bool Wgmma_> struct tn_bwd_shape {
     static constexpr int M = by_rows ? F / 128 : 1, C = by_rows ? W / 8 : W / 16;
 };
 
+/* Is there code for this shape? Kernels of others are left empty for this architecture, and are not asked for. */
+template <typename Z> constexpr bool tn_bwd_has_code = !Z::wgmma || TN_TILE_WGMMA;
+
 /* The feature of slot s of the encoded width, or -1. `d`: raw width; rotate: pairs. */
 template <typename Z> TN_TILE_DEVICE int tn_bwd_feature(bool rotate, int d, int slot) {
     if (!Z::cosine) return slot < d ? tn_slot_feature(rotate, d, slot) : -1;

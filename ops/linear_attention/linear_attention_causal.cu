@@ -9,7 +9,7 @@
  * every token, which the scans leave in f32 before they round, and theta's a part of every block; both are summed in a fixed order.
  *
  * The sum over all later tokens of <dq_u, q_u> - <dk_u, k_u> is small beside what is added up, and over a long sequence the rounding of bf16 products
- * would drown it. But at any token it equals <decay S_{t-1}, dS_t>, so every 4096 tokens both states are kept for a moment (1/16 of the bytes
+ * would drown it. But at any token it equals <decay S_{t-1}, dS_t>, so every 2048 tokens both states are kept for a moment (1/8 of the bytes
  * of a tensor each) and the sum begins afresh from their product. */
 #include "linear_attention_causal.h"
 #include "linear_attention_causal_plain.h"

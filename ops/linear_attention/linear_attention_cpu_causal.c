@@ -182,11 +182,12 @@ static void back_through_gate(const chunk *c) {
 }
 
 /* The tokens' weights gain sign * <dx, own>. What a token has from itself no decay stands in: it is the same in both products and, where
- * decay is strong, far larger than their difference, so it is left out of them and comes into dx only then. */
+ * decay is strong, far larger than their difference, so it is left out of them and comes into dx only then; also where nobody wants the
+ * weights, so that dx is the same. */
 static void weigh(const back_job *w, const chunk *c, const void *own, double sign, const void *other) {
     const tn_la_job *job = c->job;
     int64_t count = c->at.count, width = job->p.state_rows;
-    job->tile->dots(count, width, c->f->dx, own, job->ld_d, sign, w->weight + c->at.first);
+    if (w->weight) job->tile->dots(count, width, c->f->dx, own, job->ld_d, sign, w->weight + c->at.first);
     job->tile->add_rows(count, width, c->f->diagonal, other, c->f->dx, job->ld_d);
 }
 
@@ -201,9 +202,9 @@ static void back_through_queries(const back_job *w, const chunk *c) {
         if (c->log) job->tile->decay_rows(count, p->state_rows, c->log, 0, false, f->dx, f->dx, job->ld_d);
     }
     pair_up(c, f->dy, f->v, p->e, job->ld_e, f->b);
-    if (w->weight) job->tile->take_diagonal(count, f->b, job->ld_a, f->diagonal);
+    if (c->log) job->tile->take_diagonal(count, f->b, job->ld_a, f->diagonal);
     tn_la_product(job, false, false, count, p->state_rows, count, f->b, job->ld_a, f->k, job->ld_d, c->has_state ? 1 : 0, f->dx, job->ld_d);
-    if (w->weight) weigh(w, c, f->q, 1, f->k);
+    if (c->log) weigh(w, c, f->q, 1, f->k);
     tn_la_back back = { .x = &p->q, .scale = p->scale, .tile = f->q, .turn = f->q_turn, .ld = job->ld_d, .dx = p->dq, .turned = w->turned };
     tn_la_finish(job, f, &c->at, &back, f->dx);
 }
@@ -232,9 +233,9 @@ static void back_through_keys(const back_job *w, const chunk *c, bool has_ds) {
         if (c->log) job->tile->decay_rows(count, p->state_rows, c->log, whole(c), true, f->dx, f->dx, job->ld_d);
     }
     pair_up(c, f->dy, f->v, p->e, job->ld_e, f->b);
-    if (w->weight) job->tile->take_diagonal(count, f->b, job->ld_a, f->diagonal);
+    if (c->log) job->tile->take_diagonal(count, f->b, job->ld_a, f->diagonal);
     tn_la_product(job, true, false, count, p->state_rows, count, f->b, job->ld_a, f->q, job->ld_d, has_ds ? 1 : 0, f->dx, job->ld_d);
-    if (w->weight) weigh(w, c, f->k, -1, f->q);
+    if (c->log) weigh(w, c, f->k, -1, f->q);
     tn_la_back back = { .x = &p->k, .scale = 1, .tile = f->k, .turn = f->k_turn, .ld = job->ld_d, .dx = p->dk, .turned = w->turned };
     tn_la_finish(job, f, &c->at, &back, f->dx);
 }

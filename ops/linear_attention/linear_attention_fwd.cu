@@ -27,13 +27,13 @@ static bool rows_fit(const tn_la_problem *p, const void *x, const tn_la_strides 
 /* Do the tiled kernels take it? */
 static bool is_tiled(const tn_op_call *call, const tn_la_problem *p) {
     if (call->device->cuda_path == TN_CUDA_PLAIN || p->dtype == TN_F64) return false;
-    if (p->d % 16 || p->e % 16 || p->d > 128 || p->e > 128 || p->b * p->h > INT32_MAX) return false;
+    if (p->d % 16 || p->e % 16 || p->d > 128 || p->e > 128 || p->b * p->h > INT32_MAX / 2) return false;
+    if (p->b * p->h * ((p->m > p->n ? p->m : p->n) / 16 + 1) > INT32_MAX) return false;
     if (!rows_fit(p, p->q.x, &p->q.stride) || !rows_fit(p, p->k.x, &p->k.stride) || !rows_fit(p, p->v.x, &p->v.stride)) return false;
     if ((p->has_gate && !rows_fit(p, p->g.x, &p->g.stride)) || !rows_fit(p, p->o, &p->o_stride)) return false;
     if (!tn_aligned16(p->state) || !tn_aligned16(p->s)) return false;
-    /* f32 goes by 64 columns of v and g. */
-    bool whole_rows = p->v.act == TN_SOFTMAX || (p->has_gate && p->g.act == TN_SOFTMAX);
-    if (p->dtype == TN_F32 && p->e > 64 && whole_rows) return false;
+    /* f32 goes by 64 columns of v, and softmax over those of g never has a row together. */
+    if (p->dtype == TN_F32 && ((p->v.act == TN_SOFTMAX && p->e > 64) || (p->has_gate && p->g.act == TN_SOFTMAX))) return false;
     return coordinates_fit(&p->q) && coordinates_fit(&p->k);
 }
 
@@ -62,7 +62,8 @@ static tn_la_forward tiled_of(const tn_la_problem *p) {
 /* wgmma where tokens stand on one axis from the first on: it can't wait for other angles. */
 static tn_la_product product_for(const tn_op_call *call, const tn_la_problem *p, const tn_la_operand *x) {
     bool on_axis = !x->encoded || (x->grid.axes == 1 && x->grid.leading == 0);
-    return call->device->cuda_path == TN_CUDA_HOPPER && p->dtype == TN_BF16 && (p->d > 64 || p->e > 64) && on_axis ? TN_LA_WGMMA : TN_LA_MMA;
+    bool wide = p->dtype == TN_F32 || p->d > 64 || p->e > 64;
+    return call->device->cuda_path == TN_CUDA_HOPPER && wide && on_axis ? TN_LA_WGMMA : TN_LA_MMA;
 }
 
 /* Where the parts of a pass lie: what the call has no room for, then what this path needs. */
@@ -88,12 +89,13 @@ static size_t plan_forward(forward_plan *plan, const tn_op_call *call, const tn_
         }
         *statistics[i] = take(&all, tn_la_statistics_workspace(p, turned[i], call->device));
     }
-    plan->is_tiled = is_tiled(call, given);
+    tn_la_forward *f = &plan->tiled;
+    *f = tiled_of(p);
+    plan->is_tiled = is_tiled(call, given) && tn_la_plan_out(f, call->device, p->dtype, product_for(call, p, &p->q)) &&
+                     tn_la_plan_state(f, call->device, p->dtype);
     if (plan->is_tiled) {
-        plan->tiled = tiled_of(p);
-        tn_la_plan_state(&plan->tiled, call->device, p->dtype);
-        if (tn_la_runs_cut_heads(plan->tiled.state_runs))
-            plan->tiled.parts = (float *)take(&all, ((size_t)plan->tiled.state_runs.blocks + heads) * (size_t)(p->state_rows * p->e) * sizeof(float));
+        if (tn_la_runs_cut_heads(f->state_runs))
+            f->parts = (float *)take(&all, ((size_t)f->state_runs.blocks + heads) * (size_t)(p->state_rows * p->e) * sizeof(float));
     } else {
         plan->plain = take(&all, tn_la_forward_plain_workspace(p));
     }
@@ -115,10 +117,13 @@ static cudaError_t keep_state(const tn_la_problem *p, cudaStream_t stream) {
 static cudaError_t run_tiled(forward_plan *plan, const tn_op_call *call, cudaStream_t stream) {
     const tn_la_problem *p = &plan->problem;
     tn_la_forward *f = &plan->tiled;
+    bool wgmma = product_for(call, p, &p->q) == TN_LA_WGMMA && product_for(call, p, &p->k) == TN_LA_WGMMA;
+    if (p->dtype == TN_BF16 && wgmma && p->m && p->n && tn_la_is_short(*f))
+        return tn_la_launch_short(*f, stream);
     f->early = call->device->cuda_path == TN_CUDA_HOPPER && p->m > 0;
     cudaError_t error = p->m ? tn_la_launch_state(*f, p->dtype, product_for(call, p, &p->k), stream) : keep_state(p, stream);
     if (error != cudaSuccess || p->n == 0) return error;
-    tn_la_plan_out(f, call->device, p->dtype);
+    tn_la_plan_out(f, call->device, p->dtype, product_for(call, p, &p->q));
     return tn_la_launch_out(*f, p->dtype, product_for(call, p, &p->q), stream);
 }
 

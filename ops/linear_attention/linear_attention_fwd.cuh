@@ -5,20 +5,26 @@
 #include "linear_attention_internal.h"
 #include "linear_attention_tiles.cuh"
 
-/* Runs of a list of `units` equal pieces, one for each of `blocks`: block i has [units i / blocks, units (i + 1) / blocks). */
+/* Runs of a list of `units` equal pieces, one for each of `blocks`; the first `longer` runs have each + 1 pieces, the others `each`. */
 struct tn_la_runs {
-    int64_t units, per_head; /* units = heads x per_head */
-    int blocks;
+    int units, per_head; /* units = heads x per_head */
+    int blocks, each, longer;
 };
-static inline __host__ __device__ int64_t tn_la_run_begin(const tn_la_runs &runs, int64_t block) { return runs.units * block / runs.blocks; }
-static inline __host__ __device__ int64_t tn_la_run_of(const tn_la_runs &runs, int64_t unit) { return ((unit + 1) * runs.blocks - 1) / runs.units; }
+static inline void tn_la_cut(tn_la_runs *runs, int64_t heads, int64_t per_head, int64_t blocks) {
+    int64_t units = heads * per_head;
+    if (blocks > units) blocks = units;
+    runs->units = (int)units, runs->per_head = (int)per_head, runs->blocks = (int)blocks;
+    runs->each = blocks ? (int)(units / blocks) : 0, runs->longer = blocks ? (int)(units % blocks) : 0;
+}
+static inline __host__ __device__ int tn_la_run_begin(const tn_la_runs &runs, int block) { return block * runs.each + (block < runs.longer ? block : runs.longer); }
+static inline __host__ __device__ int tn_la_run_of(const tn_la_runs &runs, int unit) {
+    int in_longer = runs.longer * (runs.each + 1);
+    return unit < in_longer ? unit / (runs.each + 1) : runs.longer + (unit - in_longer) / runs.each;
+}
+/* Does a run end inside a head? */
+static inline bool tn_la_runs_cut_heads(const tn_la_runs &runs) { return runs.blocks > 0 && (int64_t)runs.blocks * runs.per_head != runs.units; }
 
 enum tn_la_kind { TN_LA_UNTURNED, TN_LA_ROTATED, TN_LA_COSINE };
-
-/* Does a run end inside a head? */
-static inline bool tn_la_runs_cut_heads(const tn_la_runs &runs) {
-    return runs.per_head > 0 && runs.blocks > 0 && runs.blocks != runs.units / runs.per_head;
-}
 
 /* Everything the tiled kernels know of a call. heads: b h; state: S's rows d', of which the first d are turned with cosine. */
 struct tn_la_forward {
@@ -30,7 +36,7 @@ struct tn_la_forward {
     int64_t heads;
     float scale;
     const float *state; /* NULL: zero */
-    float *s, *parts;   /* parts: [runs.blocks + heads][state_rows][e], what each run adds to each head it meets, where runs cut heads */
+    float *s, *parts;   /* parts: [blocks + heads][state_rows][e], what each run adds to each head it meets, where runs cut heads */
     void *o;
     int64_t o_batch, o_token, o_head;
     tn_la_runs state_runs, out_runs;
@@ -48,11 +54,15 @@ static inline int tn_la_width(const tn_la_forward &f) { return f.d > 64 || f.e >
 /* Which products a kernel runs on. */
 enum tn_la_product { TN_LA_MMA, TN_LA_WGMMA };
 
-/* Fill in how the pass is cut for the device, with a stage count of its own each (so: plan, launch, plan, launch), and launch it. */
-void tn_la_plan_state(tn_la_forward *f, const tn_device *device, tn_dtype dtype);
+/* Fill in how the pass is cut for the device, with a stage count of its own each (so: plan, launch, plan, launch); false: it has too little
+ * shared memory. Then launch it. */
+bool tn_la_plan_state(tn_la_forward *f, const tn_device *device, tn_dtype dtype);
 cudaError_t tn_la_launch_state(const tn_la_forward &f, tn_dtype dtype, tn_la_product product, cudaStream_t stream);
-void tn_la_plan_out(tn_la_forward *f, const tn_device *device, tn_dtype dtype);
+bool tn_la_plan_out(tn_la_forward *f, const tn_device *device, tn_dtype dtype, tn_la_product product);
 cudaError_t tn_la_launch_out(const tn_la_forward &f, tn_dtype dtype, tn_la_product product, cudaStream_t stream);
+/* Heads so short that one block has all of one: both passes in one launch. */
+bool tn_la_is_short(const tn_la_forward &f);
+cudaError_t tn_la_launch_short(const tn_la_forward &f, cudaStream_t stream);
 
 /* Starting early (Hopper): let the next kernel begin; wait for the one before. */
 TN_TILE_DEVICE void tn_la_let_next_begin() {
@@ -94,11 +104,12 @@ TN_TILE_DEVICE tn_la_slot tn_la_slot_of(const tn_la_forward &f, const tn_lrpe_gr
     tn_la_slot turn = { { 0, 0 }, 0 };
     int feature = tn_slot_feature(f.kind == TN_LA_ROTATED, f.d, slot);
     if (f.kind == TN_LA_ROTATED && feature >= f.d / 2) feature -= f.d / 2;
-    int axis = slot < f.d ? tn_lrpe_axis(&grid, feature) : -1;
-    if (axis < 0) return turn;
-    int64_t row = grid.theta_heads == 1 ? 0 : head_in_batch;
-    turn.rate = tn_tile_rate_of(f.theta[row * grid.theta_width + tn_lrpe_theta_column(&grid, feature)]);
-    turn.axis = axis;
+    /* tn_lrpe_axis and tn_lrpe_theta_column, without divisions of 64 bits. */
+    const unsigned span = grid.span > feature ? (unsigned)feature + 1 : (unsigned)grid.span, axis = (unsigned)feature / span;
+    if (slot >= f.d || axis >= (unsigned)grid.axes) return turn;
+    int64_t row = grid.theta_heads == 1 ? 0 : head_in_batch, column = grid.theta_width == 1 ? 0 : feature - axis * span;
+    turn.rate = tn_tile_rate_of(f.theta[row * grid.theta_width + column]);
+    turn.axis = (int)axis;
     return turn;
 }
 

@@ -10,6 +10,7 @@
     { .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = filling, .a = low, .b = high }
 #define THETA(...) [TN_LA_THETA] = FILLED(TN_FILL_UNIFORM, -1.5, 1.5, __VA_ARGS__)
 #define DECAY(...) [TN_LA_LOG_DECAY] = FILLED(TN_FILL_UNIFORM, -1.2, -0.01, __VA_ARGS__)
+#define SLOW_DECAY(...) [TN_LA_LOG_DECAY] = FILLED(TN_FILL_UNIFORM, -0.02, -0.001, __VA_ARGS__)
 #define LISTED(list, ...)                                                                                                \
     {                                                                                                                    \
         .present = true, .shape = { TN_COUNT_ARGS(__VA_ARGS__), { __VA_ARGS__ } }, .fill = TN_FILL_LIST, .values = list, \
@@ -27,6 +28,7 @@
 
 static const double two_sequences[] = { 0, 5, 11 };
 static const double with_empty[] = { 0, 0, 4, 4, 5, 11, 11 };
+static const double around_chunks[] = { 0, 64, 129, 130, 193 };
 static const double no_sequences[] = { 0 };
 static const double falling[] = { 0, 6, 4, 11 };
 static const double too_short[] = { 0, 5, 10 };
@@ -184,8 +186,7 @@ const tn_sample tn_linear_attention_samples[] = {
       ATTRS(CAUSAL),
       .no_gradcheck = true },
     { .name = "causal-long",
-      .in = { Q(1, 1, 193, 16), K(1, 1, 193, 16), V(1, 1, 193, 16), G(1, 1, 193, 16),
-              STATE(1, 1, 16, 16), [TN_LA_LOG_DECAY] = FILLED(TN_FILL_UNIFORM, -0.02, -0.001, 1) },
+      .in = { Q(1, 1, 193, 16), K(1, 1, 193, 16), V(1, 1, 193, 16), G(1, 1, 193, 16), STATE(1, 1, 16, 16), SLOW_DECAY(1) },
       ATTRS(CAUSAL ", \"layout\": \"bhnd\", \"return_state\": true, \"scale\": 0.25"),
       .no_gradcheck = true },
     { .name = "decay-extreme",
@@ -216,6 +217,39 @@ const tn_sample tn_linear_attention_samples[] = {
     { .name = "packed-none",
       .in = { Q(1, 0, 2, 3), K(1, 0, 2, 3), V(1, 0, 2, 2), SEQUENCES(no_sequences) },
       ATTRS(CAUSAL ", \"return_state\": true") },
+
+/* ---- widths and lengths of a tile and about: what devices have fast kernels for ---- */
+#define HEADS_FIRST(x, tokens, width) x(1, 2, tokens, width)
+#define TOKENS_FIRST(x, tokens, width) x(1, tokens, 2, width)
+#define TILED(name_text, layout_of, n, m, d, e, ...)                                                                          \
+    .name = name_text, .in = { layout_of(Q, n, d), layout_of(K, m, d), layout_of(V, m, e), layout_of(G, n, e), __VA_ARGS__ }, \
+    .no_gradcheck = true
+    { TILED("tile-flao", HEADS_FIRST, 65, 129, 128, 128, STATE(1, 2, 128, 128)), ATTRS("\"layout\": \"bhnd\", \"scale\": 0.125") },
+    { TILED("tile-flao-64", TOKENS_FIRST, 64, 63, 64, 64, STATE(1, 2, 64, 64)), ATTRS("\"return_state\": true") },
+    { TILED("tile-widths", TOKENS_FIRST, 33, 70, 48, 80, STATE(1, 2, 48, 80)), ATTRS("\"q_act\": \"silu\", \"v_act\": \"silu\"") },
+    { TILED("tile-fal-silu", HEADS_FIRST, 130, 130, 128, 128, THETA(2, 128)),
+      ATTRS(
+          "\"layout\": \"bhnd\", \"kind\": \"cosine\", \"q_act\": \"silu\", \"k_act\": \"silu\", \"g_act\": \"silu\", \"scale\": 0.125") },
+    { TILED("tile-fal-softmax", TOKENS_FIRST, 97, 97, 64, 64, THETA(2, 64)),
+      ATTRS("\"kind\": \"cosine\", \"q_act\": \"softmax\", \"k_act\": \"softmax\", \"v_act\": \"softmax\", \"g_act\": \"softmax\"") },
+    { TILED("tile-rotate", HEADS_FIRST, 65, 97, 64, 128, THETA(1, 32), STATE(1, 2, 64, 128)),
+      ATTRS("\"layout\": \"bhnd\", \"kind\": \"rotate\", \"q_act\": \"gelu\", \"k_act\": \"tanh\", \"g_act\": \"sigmoid\", "
+            "\"return_state\": true, \"q_offset\": 5, \"l\": 3, \"scale\": 0.125") },
+    { TILED("tile-sequence", TOKENS_FIRST, 70, 131, 32, 64, THETA(2, 16)),
+      ATTRS("\"kind\": \"rotate\", \"q_act\": \"softmax\", \"q_dim\": 1, \"k_act\": \"softmax\", \"k_dim\": 1, \"g_act\": \"silu\", "
+            "\"scale\": 16") },
+    { TILED("tile-2d", HEADS_FIRST, 66, 66, 32, 32, THETA(2, 16)),
+      ATTRS("\"layout\": \"bhnd\", \"kind\": \"cosine\", \"shape\": [8, 8], \"l\": 2, \"k_act\": \"sigmoid\"") },
+    { TILED("tile-causal", TOKENS_FIRST, 193, 193, 128, 128, STATE(1, 2, 128, 128), SLOW_DECAY(2)),
+      ATTRS(CAUSAL ", \"return_state\": true, \"scale\": 0.125") },
+    { TILED("tile-causal-scalar", HEADS_FIRST, 129, 129, 64, 64, SLOW_DECAY(1, 129, 2), THETA(2, 32)),
+      ATTRS(CAUSAL ", \"layout\": \"bhnd\", \"kind\": \"rotate\", \"q_act\": \"silu\", \"k_act\": \"silu\", \"g_act\": \"silu\"") },
+    { TILED("tile-causal-cosine", TOKENS_FIRST, 128, 128, 64, 32, SLOW_DECAY(2), THETA(2, 64), STATE(1, 2, 128, 32)),
+      ATTRS(CAUSAL ", \"kind\": \"cosine\", \"q_act\": \"softmax\", \"k_act\": \"softmax\"") },
+    { TILED("tile-causal-plain", TOKENS_FIRST, 65, 65, 32, 16, [TN_LA_STATE] = { .present = false }), ATTRS(CAUSAL) },
+    { TILED("tile-packed", TOKENS_FIRST, 193, 193, 64, 64, SLOW_DECAY(1, 193, 2), THETA(2, 32), STATE(4, 2, 64, 64),
+            SEQUENCES(around_chunks)),
+      ATTRS(CAUSAL ", \"kind\": \"rotate\", \"return_state\": true, \"g_act\": \"silu\"") },
 
 /* ---- errors ---- */
 #define REFUSED(name_text, status, words) .name = name_text, .error = status, .message = words

@@ -34,7 +34,8 @@ struct operand {
 };
 
 struct scan {
-    operand x, y, z, factor, gate, raw, times;
+    operand xyz[3], factor, gate, raw, times;
+    bool settles; /* any of x, y, z is activated, encoded or multiplied */
     int factor_of;
     int inner, outer;
     __nv_bfloat16 *o;
@@ -58,7 +59,7 @@ struct scan {
 /* Where the pieces of shared memory lie. */
 template <int Inner, int Outer, bool Decode> struct room {
     static constexpr int x = CHUNK * Inner * 2, z = CHUNK * Outer * 2;
-    static constexpr int p = CHUNK * CHUNK * 2, decay = 6 * CHUNK * 4, rates = 128 * 8, parts = 2 * (Outer / 16) * CHUNK * 4;
+    static constexpr int p = CHUNK * CHUNK * 2, decay = 6 * CHUNK * 4, rates = 128 * 8, parts = (2 * (Outer / 16) + 1) * CHUNK * 4;
     static constexpr int staged = Decode ? CHUNK * (Outer + 4) * 4 : 0;
     static constexpr int fixed = p + decay + rates + parts + staged + 1024;
     static constexpr int stage(bool with_factor, int factor_of) {
@@ -116,6 +117,16 @@ template <int Lanes> __device__ __forceinline__ float max_of_lanes(float x) {
     return x;
 }
 
+/* Activations that are not worth their place in the loop. */
+__device__ __noinline__ float act_by_call(int act, float x) {
+    TN_WITH_ACT(act, Act, return tn_act_value<Act>(x));
+    return x;
+}
+__device__ __noinline__ float slope_by_call(int act, float x) {
+    TN_WITH_ACT(act, Act, return tn_act_slope<Act>(x));
+    return 1.0f;
+}
+
 /* act of a row's item; first and second say which of its halves exist. */
 template <int PerRow> __device__ __forceinline__ void activate(float (&x)[16], int act, bool first, bool second) {
     if (act == TN_NONE) return;
@@ -132,40 +143,50 @@ template <int PerRow> __device__ __forceinline__ void activate(float (&x)[16], i
         for (int j = 0; j < 16; j++) x[j] *= scale;
         return;
     }
-    tn_activate<true>(x, act);
+    if (act == TN_SILU) {
+#pragma unroll
+        for (int j = 0; j < 16; j++) x[j] = tn_silu_quick(x[j]);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < 16; j++) x[j] = act_by_call(act, x[j]);
+}
+
+/* A token's coordinate on a grid of several axes. */
+__device__ __noinline__ float place_on_grid(const tn_lrpe_grid *grid, int64_t at, int feature) {
+    int axis = tn_lrpe_axis(grid, feature);
+    return axis < 0 ? 0.0f : (float)tn_lrpe_coordinate(grid, at, axis);
+}
+__device__ __forceinline__ float place_of(const tn_lrpe_grid *grid, int64_t at, int64_t offset, int feature) {
+    if (at < grid->leading) return 0.0f;
+    return grid->axes == 1 ? (float)(at - grid->leading + offset) : place_on_grid(grid, at, feature);
 }
 
 /* cos and sin of the angle of feature `feature` at token `at` (from the sequence's begin). */
 __device__ __forceinline__ void turn(const scan &a, const float2 *rates, int64_t at, int64_t offset, int feature, float &c, float &s) {
-    int64_t place = at - a.grid.leading + offset;
-    if (at < a.grid.leading) place = 0;
-    else if (a.grid.axes != 1) {
-        int axis = tn_lrpe_axis(&a.grid, feature);
-        place = axis < 0 ? 0 : tn_lrpe_coordinate(&a.grid, at, axis);
-    }
     float2 rate = rates[feature];
-    tn_turn_of((float)place, tn_tile_rate{ rate.x, rate.y }, c, s);
+    tn_turn_of(place_of(&a.grid, at, offset, feature), tn_tile_rate{ rate.x, rate.y }, c, s);
 }
 
-/* Brings what this thread fetched to the form the products want, in place. feature0: of the tile's first column. */
+/* Brings what this thread fetched to the form the products want, in place. With a factor: x * act(factor), x itself bare. feature0: of the
+ * tile's first column. */
 template <int Width, int Threads>
-__device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, const operand *factor, uint32_t factor_tile, const float2 *rates,
+__device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, bool with_factor, uint32_t factor_tile, const float2 *rates,
                                        int64_t at, int rows, int columns, int feature0) {
-    if (x.act == TN_NONE && !x.encoded && !factor) return;
+    const int act = with_factor ? a.factor.act : x.act;
+    if (act == TN_NONE && !x.encoded && !with_factor) return;
     constexpr int per_row = items<Width, Threads>::per_row;
     const int c = threadIdx.x % per_row;
+    const uint32_t from = with_factor ? factor_tile - tile : 0;
     const bool cosine = x.encoded && a.cosine, first_there = c * 8 < columns, second_there = !cosine && (c + per_row) * 8 < columns;
 #pragma unroll 1
     for (int i = 0; i < items<Width, Threads>::n; i++) {
         int row = (i * Threads + threadIdx.x) / per_row;
         uint32_t first = tile + tn_tile_chunk(CHUNK, row, c), second = tile + tn_tile_chunk(CHUNK, row, c + per_row);
         float v[16];
-        unpack(v, tn_tile_read(first));
-        if (!cosine) unpack(v + 8, tn_tile_read(second));
-        else
-#pragma unroll
-            for (int j = 8; j < 16; j++) v[j] = 0;
-        activate<per_row>(v, x.act, first_there, second_there);
+        unpack(v, tn_tile_read(first + from));
+        unpack(v + 8, cosine ? make_uint4(0, 0, 0, 0) : tn_tile_read(second + from));
+        activate<per_row>(v, act, first_there, second_there);
         if (x.encoded) {
 #pragma unroll
             for (int j = 0; j < 8; j++) {
@@ -176,13 +197,12 @@ __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t
                 v[8 + j] = cosine ? one * sin : one * sin + two * cos;
             }
         }
-        if (factor) {
-            float f[16];
-            unpack(f, tn_tile_read(factor_tile + (first - tile)));
-            unpack(f + 8, tn_tile_read(factor_tile + (second - tile)));
-            activate<per_row>(f, factor->act, first_there, second_there);
+        if (with_factor) {
+            float bare[16];
+            unpack(bare, tn_tile_read(first));
+            unpack(bare + 8, tn_tile_read(second));
 #pragma unroll
-            for (int j = 0; j < 16; j++) v[j] *= f[j];
+            for (int j = 0; j < 16; j++) v[j] *= bare[j];
         }
         if (row >= rows) continue;
         if (first_there) tn_tile_write(first, pack(v));
@@ -192,8 +212,37 @@ __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t
 
 /* ---- the kernel ---- */
 
+/* Loads that stay where they are written, ahead of the products that cover their latency. */
+__device__ __forceinline__ uint32_t early_word(const void *from) {
+    uint32_t x;
+    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(x) : "l"(from));
+    return x;
+}
+__device__ __forceinline__ uint4 early_words(const void *from) {
+    uint4 x;
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
+    return x;
+}
+/* What rounding a pair to bf16 leaves, as a pair of bf16. */
+__device__ __forceinline__ uint32_t rest_of(float low, float high) {
+    uint32_t pair = tn_pair_of(low, high);
+    return tn_pair_of(low - tn_pair_low(pair), high - tn_pair_high(pair));
+}
+__device__ __forceinline__ void write_half(uint32_t to, uint16_t x) { asm volatile("st.shared.b16 [%0], %1;" : : "r"(to), "h"(x) : "memory"); }
+
+/* Where a lane reads its row of an 8 x 8 block, as part of an address to which a tile, a row and an even chunk are then added by `spot`: blocks
+ * side by side after blocks below each other (along), or the other way round (across). See tn_fragment_a and tn_fragment_b_transposed. */
+__device__ __forceinline__ uint32_t lane_along(int lane) { return (uint32_t)((lane & 15) * 128 + (((lane >> 4) ^ (lane & 7)) << 4)); }
+__device__ __forceinline__ uint32_t lane_across(int lane) {
+    return (uint32_t)(((lane & 7) + (lane & 16) / 2) * 128 + (((lane >> 3 & 1) ^ (lane & 7)) << 4));
+}
+/* row: a multiple of 8. The lane's part of the swizzle and the chunk's meet in one exclusive or. */
+__device__ __forceinline__ uint32_t spot(uint32_t tile_and_lane, int row, int chunk) {
+    return (tile_and_lane ^ (uint32_t)((chunk & 7) << 4)) + (uint32_t)(row * 128 + (chunk >> 3) * CHUNK * 128);
+}
+
 /* Sum: only a segment's own S is wanted. */
-template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
+template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
     constexpr int Threads = Outer * 2, Warps = Outer / 16;
     using R = room<Inner, Outer, Decode>;
     extern __shared__ unsigned char raw_shared[];
@@ -204,15 +253,16 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
     float *cumulated = reinterpret_cast<float *>(fixed);
     float2 *rates = reinterpret_cast<float2 *>(fixed + R::decay);
     float *dot_parts = reinterpret_cast<float *>(fixed + R::decay + R::rates); /* [2][Warps][CHUNK] */
-    float *staged = dot_parts + 2 * Warps * CHUNK;
+    float *diagonal = dot_parts + 2 * Warps * CHUNK, *staged = diagonal + CHUNK;
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane / 4, pair = 2 * (lane % 4);
+    const uint32_t along = lane_along(lane), across = lane_across(lane);
     const int64_t slice = blockIdx.x, sequence = slice / a.heads, head = slice % a.heads;
     const int segment = blockIdx.z;
-    const bool reverse = a.reverse, z_cosine = a.z.encoded && a.cosine;
+    const bool z_cosine = a.xyz[2].encoded && a.cosine;
     /* Columns of this block: Outer neighbours or, where z is encoded by cosines, Outer / 2 features' cosines, then their sines. */
-    const int z0 = blockIdx.y * (z_cosine ? Outer / 2 : Outer), z_columns = min(z_cosine ? Outer / 2 : Outer, a.z.width - z0);
-    auto column_of = [&](int j) { return z_cosine && j >= Outer / 2 ? a.z.width + z0 + j - Outer / 2 : z0 + j; };
+    const int z0 = blockIdx.y * (z_cosine ? Outer / 2 : Outer), z_columns = min(z_cosine ? Outer / 2 : Outer, a.xyz[2].width - z0);
+    auto column_of = [&](int j) { return z_cosine && j >= Outer / 2 ? a.xyz[2].width + z0 + j - Outer / 2 : z0 + j; };
     auto column_there = [&](int j) { return (z_cosine && j >= Outer / 2 ? j - Outer / 2 : j) < z_columns; };
 
     const int64_t batch = a.cu_seqlens ? 0 : sequence, first_token = a.cu_seqlens ? a.cu_seqlens[sequence] : 0;
@@ -221,16 +271,16 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
     /* Segments are counted in the scan's order, chunks always from the sequence's begin. */
     const int64_t chunk0 = min(all_chunks, segment * per_segment), chunks = min(all_chunks, chunk0 + per_segment) - chunk0;
     /* Row of the m-th run of 16 tokens: in reverse the runs are taken from the end, so that either way only runs before m meet it. */
-    auto run_at = [&](int m) { return reverse ? CHUNK - 16 - m * 16 : m * 16; };
-    auto chunk_at = [&](int64_t i) { return reverse ? all_chunks - 1 - (chunk0 + i) : chunk0 + i; };
+    auto run_at = [&](int m) { return Reverse ? CHUNK - 16 - m * 16 : m * 16; };
+    auto chunk_at = [&](int64_t i) { return Reverse ? all_chunks - 1 - (chunk0 + i) : chunk0 + i; };
 
-    const int64_t x_base = batch * a.x.batch + first_token * a.x.token + head * a.x.head;
-    const int64_t y_base = batch * a.y.batch + first_token * a.y.token + head * a.y.head;
-    const int64_t z_base = batch * a.z.batch + first_token * a.z.token + head * a.z.head + z0;
+    const int64_t x_base = batch * a.xyz[0].batch + first_token * a.xyz[0].token + head * a.xyz[0].head;
+    const int64_t y_base = batch * a.xyz[1].batch + first_token * a.xyz[1].token + head * a.xyz[1].head;
+    const int64_t z_base = batch * a.xyz[2].batch + first_token * a.xyz[2].token + head * a.xyz[2].head + z0;
     const int64_t factor_base = batch * a.factor.batch + first_token * a.factor.token + head * a.factor.head + (a.factor_of == TN_LA_FACTOR_Z ? z0 : 0);
     const float *log_decay = !a.log_decay ? nullptr : a.per_token ? a.log_decay + (batch * a.tokens + first_token) * a.heads + head : a.log_decay + head;
 
-    if (a.x.encoded || a.y.encoded || a.z.encoded || (Decode && a.raw.encoded)) {
+    if (a.xyz[0].encoded || a.xyz[1].encoded || a.xyz[2].encoded || (Decode && a.raw.encoded)) {
         for (int f = threadIdx.x; f < 128; f += Threads) {
             float theta = 0;
             if (f < a.grid.angles && tn_lrpe_axis(&a.grid, f) >= 0)
@@ -254,14 +304,16 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
             s[i][r] = there ? from[at] : 0.0f;
         }
 
+    int stage_in = 0; /* where the next chunk goes */
     auto issue = [&](int64_t i) {
         if (i < chunks) {
             int64_t t0 = chunk_at(i) * CHUNK;
             int rows = (int)min((int64_t)CHUNK, length - t0);
-            uint32_t at = base + (int)(i % stages) * stage_bytes;
-            if (!Sum) fetch<Inner, Threads>(at, a.x, a.x.x + x_base + t0 * a.x.token, rows, a.x.width, a.x.encoded && a.cosine);
-            fetch<Inner, Threads>(at + R::x, a.y, a.y.x + y_base + t0 * a.y.token, rows, a.y.width, a.y.encoded && a.cosine);
-            fetch<Outer, Threads>(at + 2 * R::x, a.z, a.z.x + z_base + t0 * a.z.token, rows, z_columns, z_cosine);
+            uint32_t at = base + stage_in * stage_bytes;
+            stage_in = stage_in + 1 == stages ? 0 : stage_in + 1;
+            if (!Sum) fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, rows, a.xyz[0].width, a.xyz[0].encoded && a.cosine);
+            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, rows, a.xyz[1].width, a.xyz[1].encoded && a.cosine);
+            fetch<Outer, Threads>(at + 2 * R::x, a.xyz[2], a.xyz[2].x + z_base + t0 * a.xyz[2].token, rows, z_columns, z_cosine);
             const __nv_bfloat16 *factor = a.factor.x + factor_base + t0 * a.factor.token;
             if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, z_columns, false);
             else if (a.factor_of != TN_LA_FACTOR_NONE && !(Sum && a.factor_of == TN_LA_FACTOR_X))
@@ -295,8 +347,8 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
         float all = __shfl_sync(0xffffffffu, sum, 31), first = sum - log1;
         float2 since = make_float2(exp2_of(first), exp2_of(sum)), until = make_float2(exp2_of(all - first), exp2_of(all - sum));
         *reinterpret_cast<float2 *>(to + 2 * lane) = make_float2(first, sum);
-        *reinterpret_cast<float2 *>(to + CHUNK + 2 * lane) = reverse ? until : since;
-        *reinterpret_cast<float2 *>(to + 2 * CHUNK + 2 * lane) = reverse ? since : until;
+        *reinterpret_cast<float2 *>(to + CHUNK + 2 * lane) = Reverse ? until : since;
+        *reinterpret_cast<float2 *>(to + 2 * CHUNK + 2 * lane) = Reverse ? since : until;
     };
 
     for (int i = 0; i < stages - 1; i++) issue(i);
@@ -306,7 +358,8 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
     }
     float segment_total = 0, theta_sum[8] = {};
     const int64_t own_rows = a.cu_seqlens ? head : slice; /* of what is kept per token or anchor */
-    const bool dots_of_warps = !Decode && !Sum && Inner <= 128 && a.dots; /* wider: through decode */
+    const bool wants_dots = a.dots != nullptr;
+    const bool dots_of_warps = !Decode && !Sum && Inner <= 128 && wants_dots; /* wider: through decode */
     auto add_dots = [&](int64_t i) {
         const int64_t token = chunk_at(i) * CHUNK + threadIdx.x;
         if (threadIdx.x >= CHUNK || token >= length) return;
@@ -317,24 +370,33 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
         a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + token] = sum;
     };
 
+    int stage = 0;
     for (int64_t i = 0; i < chunks; i++) {
         const int64_t t0 = chunk_at(i) * CHUNK;
         const int rows = (int)min((int64_t)CHUNK, length - t0);
-        const uint32_t x_tile = base + (int)(i % stages) * stage_bytes, y_tile = x_tile + R::x, z_tile = y_tile + R::x, factor_tile = z_tile + R::z;
+        const uint32_t x_tile = base + stage * stage_bytes, y_tile = x_tile + R::x, z_tile = y_tile + R::x, factor_tile = z_tile + R::z;
+        stage = stage + 1 == stages ? 0 : stage + 1;
         if (stages == 3) tn_tile_await<1>();
         else tn_tile_await<0>();
-        {
-            const operand *factor = &a.factor;
-            if (!Sum) settle<Inner, Threads>(a, a.x, x_tile, a.factor_of == TN_LA_FACTOR_X ? factor : nullptr, factor_tile, rates, t0, rows, a.x.width, 0);
-            settle<Inner, Threads>(a, a.y, y_tile, a.factor_of == TN_LA_FACTOR_Y ? factor : nullptr, factor_tile, rates, t0, rows, a.y.width, 0);
-            settle<Outer, Threads>(a, a.z, z_tile, a.factor_of == TN_LA_FACTOR_Z ? factor : nullptr, factor_tile, rates, t0, rows, z_columns, z0);
+        /* One copy of the code for x, y and z, where their tiles are alike. */
+        if (a.settles) {
+#pragma unroll 1
+            for (int which = Sum ? 1 : 0; which < (Inner == Outer ? 3 : 2); which++) {
+                const operand &x = a.xyz[which];
+                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, rows, which == 2 ? z_columns : x.width,
+                                       which == 2 ? z0 : 0);
+            }
+            if (Inner != Outer)
+                settle<Outer, Threads>(a, a.xyz[2], z_tile, a.factor_of == TN_LA_FACTOR_Z, factor_tile, rates, t0, rows, z_columns, z0);
         }
         __syncthreads();
         issue(i + stages - 1);
         const float *logs = cumulated + (int)(i & 1) * 3 * CHUNK, *reads = logs + CHUNK, *enters = reads + CHUNK;
         const float total = log_decay ? logs[CHUNK - 1] : 0.0f;
         if (dots_of_warps && i > 0) add_dots(i - 1);
-        if (log_decay && warp == 0) fetch_decay(i + 1);
+        /* A constant decay's sums are the same for all whole chunks. */
+        const bool renews = log_decay && (a.per_token || i < 2 || (i + 1 < chunks && length - chunk_at(i + 1) * CHUNK < CHUNK));
+        if (renews && warp == 0) fetch_decay(i + 1);
 
         float o[4][2][4];
         if (!Sum) {
@@ -344,15 +406,15 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
             float p[Columns / 8][4];
 #pragma unroll
             for (int j = 0; j < Columns / 8; j++) p[j][0] = p[j][1] = p[j][2] = p[j][3] = 0;
-            if (reverse ? column0 + Columns > row0 : column0 <= row0 + 15) {
+            if (Reverse ? column0 + Columns > row0 : column0 <= row0 + 15) {
 #pragma unroll
                 for (int k = 0; k < Inner / 16; k++) {
                     uint32_t fa[4];
-                    tn_fragment_a(fa, x_tile, CHUNK, row0, 2 * k, 2 * k + 1);
+                    tn_tile_blocks(fa, spot(x_tile + along, row0, 2 * k));
 #pragma unroll
                     for (int j = 0; j < Columns / 16; j++) {
                         uint32_t fb[4];
-                        tn_fragment_b_transposed(fb, y_tile, CHUNK, column0 + j * 16, 2 * k);
+                        tn_tile_blocks(fb, spot(y_tile + across, column0 + j * 16, 2 * k));
                         tn_mma(p[2 * j], fa, fb[0], fb[1]);
                         tn_mma(p[2 * j + 1], fa, fb[2], fb[3]);
                     }
@@ -367,13 +429,26 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
                     float v0 = p[j][2 * half] * scale, v1 = p[j][2 * half + 1] * scale;
                     if (log_decay) {
                         float here = logs[row], d0 = here - logs[column], d1 = here - logs[column + 1];
-                        v0 *= exp2_of(fminf(reverse ? -d0 : d0, 0.0f));
-                        v1 *= exp2_of(fminf(reverse ? -d1 : d1, 0.0f));
+                        v0 *= exp2_of(fminf(Reverse ? -d0 : d0, 0.0f));
+                        v1 *= exp2_of(fminf(Reverse ? -d1 : d1, 0.0f));
                     }
-                    if (reverse ? column < row : column > row) v0 = 0;
-                    if (reverse ? column + 1 < row : column + 1 > row) v1 = 0;
+                    if (Reverse ? column < row : column > row) v0 = 0;
+                    if (Reverse ? column + 1 < row : column + 1 > row) v1 = 0;
                     tn_tile_write_word(p_tile + tn_tile_pair(CHUNK, row, column), tn_pair_of(v0, v1));
                 }
+
+            /* Dots leave a token's own pair out: it is in those of q as in those of k, and under strong decay little else is. */
+            if (wants_dots) {
+#pragma unroll
+                for (int j = 0; j < Columns / 8; j++)
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        int row = row0 + quad + 8 * half, column = column0 + j * 8 + pair;
+                        if (column != row && column + 1 != row) continue;
+                        diagonal[row] = (column == row ? p[j][2 * half] : p[j][2 * half + 1]) * scale;
+                        write_half(p_tile + tn_tile_pair(CHUNK, row, column) + (column == row ? 0 : 2), 0);
+                    }
+            }
 
             /* o = x S, of before the chunk. */
 #pragma unroll
@@ -387,9 +462,28 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
                     uint32_t fa[4];
-                    tn_fragment_a(fa, x_tile, CHUNK, run_at(m), 2 * k, 2 * k + 1);
+                    tn_tile_blocks(fa, spot(x_tile + along, run_at(m), 2 * k));
                     tn_mma(o[m][0], fa, b00, b01);
                     tn_mma(o[m][1], fa, b10, b11);
+                }
+            }
+            /* Dots cancel over a sequence: what rounding S has left counts there. */
+            if (wants_dots) {
+#pragma unroll
+                for (int k = 0; k < Inner / 16; k++) {
+                    uint32_t b[4];
+#pragma unroll
+                    for (int r = 0; r < 4; r++) {
+                        const float *two = &s[2 * k + (r & 1)][r & 2];
+                        b[r] = rest_of(two[0], two[1]);
+                    }
+#pragma unroll
+                    for (int m = 0; m < 4; m++) {
+                        uint32_t fa[4];
+                        tn_tile_blocks(fa, spot(x_tile + along, run_at(m), 2 * k));
+                        tn_mma(o[m][0], fa, b[0], b[1]);
+                        tn_mma(o[m][1], fa, b[2], b[3]);
+                    }
                 }
             }
 #pragma unroll
@@ -408,27 +502,31 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
                 }
             }
         }
-        if (log_decay && warp == 0) cumulate_decay(i + 1);
         if (!Sum) {
             __syncthreads(); /* P is there */
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 uint32_t fb[4];
-                tn_fragment_b(fb, z_tile, CHUNK, run_at(k), warp * 2);
-                const int chunk = run_at(k) / 8;
+                tn_tile_blocks_transposed(fb, spot(z_tile + along, run_at(k), warp * 2));
 #pragma unroll
                 for (int m = k; m < 4; m++) {
                     uint32_t fa[4];
-                    tn_fragment_a(fa, p_tile, CHUNK, run_at(m), chunk, chunk + 1);
+                    tn_tile_blocks(fa, spot(p_tile + along, run_at(m), run_at(k) / 8));
                     tn_mma(o[m][0], fa, fb[0], fb[1]);
                     tn_mma(o[m][1], fa, fb[2], fb[3]);
                 }
             }
         }
 
-        uint32_t other[4][2][2]; /* what o is multiplied by for dots, on its way while S is brought up to date */
-        if (dots_of_warps) {
-            const __nv_bfloat16 *from = a.raw.x + batch * a.raw.batch + (first_token + t0) * a.raw.token + head * a.raw.head;
+        if (renews && warp == 0) cumulate_decay(i + 1);
+
+        /* What o is multiplied by, gate or for dots, or decoded with, on its way while S is brought up to date. */
+        constexpr int Items = items<Outer, Threads>::n, PerRow = items<Outer, Threads>::per_row;
+        uint32_t beside[4][2][2];
+        uint4 raw_words[Items][2];
+        if (!Decode && !Sum && (a.gate.x || dots_of_warps)) {
+            const operand &with = a.gate.x ? a.gate : a.raw;
+            const __nv_bfloat16 *from = with.x + batch * with.batch + (first_token + t0) * with.token + head * with.head;
 #pragma unroll
             for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -437,8 +535,20 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
                     for (int j = 0; j < 2; j++) {
                         int row = run_at(m) + quad + 8 * half, column = warp * 16 + j * 8 + pair;
                         bool there = row < rows && column_there(column);
-                        other[m][half][j] = there ? *reinterpret_cast<const uint32_t *>(from + row * a.raw.token + column_of(column)) : 0;
+                        beside[m][half][j] = there ? early_word(from + row * with.token + column_of(column)) : 0;
                     }
+        }
+        if (Decode) {
+            const bool cosine = a.raw.encoded && a.cosine;
+            const int c = threadIdx.x % PerRow;
+            const __nv_bfloat16 *raw = a.raw.x + batch * a.raw.batch + (first_token + t0) * a.raw.token + head * a.raw.head + z0;
+#pragma unroll
+            for (int item = 0; item < Items; item++) {
+                int row = (item * Threads + threadIdx.x) / PerRow;
+                const uint4 zero = make_uint4(0, 0, 0, 0);
+                raw_words[item][0] = row < rows && c * 8 < z_columns ? early_words(raw + row * a.raw.token + c * 8) : zero;
+                raw_words[item][1] = row < rows && !cosine && (c + PerRow) * 8 < z_columns ? early_words(raw + row * a.raw.token + (c + PerRow) * 8) : zero;
+            }
         }
 
         /* S' = decay S' + (z, each row by its factor)' y */
@@ -450,31 +560,43 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
         }
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            uint32_t fa[4];
-            tn_fragment_a_transposed(fa, z_tile, CHUNK, k * 16, warp * 2, warp * 2 + 1);
+            uint32_t fa[4], rest[4] = {};
+            tn_tile_blocks_transposed(fa, spot(z_tile + across, k * 16, warp * 2));
             if (log_decay || a.write_scale != 1.0f) {
                 float2 near = make_float2(a.write_scale, a.write_scale), far = near;
                 if (log_decay) {
                     float2 n = *reinterpret_cast<const float2 *>(enters + k * 16 + pair), f = *reinterpret_cast<const float2 *>(enters + k * 16 + pair + 8);
                     near.x *= n.x, near.y *= n.y, far.x *= f.x, far.y *= f.y;
                 }
-                fa[0] = tn_pair_of(tn_pair_low(fa[0]) * near.x, tn_pair_high(fa[0]) * near.y);
-                fa[1] = tn_pair_of(tn_pair_low(fa[1]) * near.x, tn_pair_high(fa[1]) * near.y);
-                fa[2] = tn_pair_of(tn_pair_low(fa[2]) * far.x, tn_pair_high(fa[2]) * far.y);
-                fa[3] = tn_pair_of(tn_pair_low(fa[3]) * far.x, tn_pair_high(fa[3]) * far.y);
+#pragma unroll
+                for (int r = 0; r < 4; r++) {
+                    const float2 w = r < 2 ? near : far;
+                    float low = tn_pair_low(fa[r]) * w.x, high = tn_pair_high(fa[r]) * w.y;
+                    fa[r] = tn_pair_of(low, high);
+                    rest[r] = rest_of(low, high);
+                }
             }
 #pragma unroll
             for (int j = 0; j < Inner / 16; j++) {
                 uint32_t fb[4];
-                tn_fragment_b(fb, y_tile, CHUNK, k * 16, 2 * j);
+                tn_tile_blocks_transposed(fb, spot(y_tile + along, k * 16, 2 * j));
                 tn_mma(s[2 * j], fa, fb[0], fb[1]);
                 tn_mma(s[2 * j + 1], fa, fb[2], fb[3]);
+            }
+            if (wants_dots) {
+#pragma unroll
+                for (int j = 0; j < Inner / 16; j++) {
+                    uint32_t fb[4];
+                    tn_tile_blocks_transposed(fb, spot(y_tile + along, k * 16, 2 * j));
+                    tn_mma(s[2 * j], rest, fb[0], fb[1]);
+                    tn_mma(s[2 * j + 1], rest, fb[2], fb[3]);
+                }
             }
         }
         if (Sum) continue;
 
         if (a.anchors) {
-            const int64_t chunk = chunk_at(i), after = reverse ? chunk : chunk + 1;
+            const int64_t chunk = chunk_at(i), after = Reverse ? chunk : chunk + 1;
             if (after % a.anchor_every == 0 && after > 0 && after < all_chunks) {
                 const int64_t slot = first_token / ((int64_t)a.anchor_every * CHUNK) + after / a.anchor_every;
                 float *to = a.anchors + (own_rows * a.anchor_slots + slot) * (int64_t)a.inner * a.outer;
@@ -491,7 +613,6 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
         const int64_t o_base = batch * a.o_batch + (first_token + t0) * a.o_token + head * a.o_head;
         if (!Decode) {
             if (a.gate.x) {
-                const __nv_bfloat16 *gate = a.gate.x + batch * a.gate.batch + (first_token + t0) * a.gate.token + head * a.gate.head + z0;
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
                     float g[8];
@@ -499,13 +620,17 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
                     for (int half = 0; half < 2; half++)
 #pragma unroll
                         for (int j = 0; j < 2; j++) {
-                            int row = run_at(m) + quad + 8 * half, column = warp * 16 + j * 8 + pair;
-                            uint32_t word = 0;
-                            if (row < rows && column < z_columns) word = *reinterpret_cast<const uint32_t *>(gate + row * a.gate.token + column);
+                            uint32_t word = beside[m][half][j];
                             g[4 * half + 2 * j] = tn_pair_low(word);
                             g[4 * half + 2 * j + 1] = tn_pair_high(word);
                         }
-                    tn_activate<true>(g, a.gate.act);
+                    if (a.gate.act == TN_SILU) {
+#pragma unroll
+                        for (int r = 0; r < 8; r++) g[r] = tn_silu_quick(g[r]);
+                    } else if (a.gate.act != TN_NONE) {
+#pragma unroll
+                        for (int r = 0; r < 8; r++) g[r] = act_by_call(a.gate.act, g[r]);
+                    }
 #pragma unroll
                     for (int r = 0; r < 8; r++) o[m][r / 2 % 2][r / 4 * 2 + r % 2] *= g[r];
                 }
@@ -518,9 +643,16 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
                         float dot = 0;
 #pragma unroll
                         for (int j = 0; j < 2; j++)
-                            dot = fmaf(o[m][j][2 * half], tn_pair_low(other[m][half][j]), fmaf(o[m][j][2 * half + 1], tn_pair_high(other[m][half][j]), dot));
+                            dot = fmaf(o[m][j][2 * half], tn_pair_low(beside[m][half][j]), fmaf(o[m][j][2 * half + 1], tn_pair_high(beside[m][half][j]), dot));
                         dot = sum_of_lanes<4>(dot);
-                        if (pair == 0) dot_parts[((int)(i & 1) * Warps + warp) * CHUNK + run_at(m) + quad + 8 * half] = dot;
+                        const int row = run_at(m) + quad + 8 * half;
+                        if (pair == 0) dot_parts[((int)(i & 1) * Warps + warp) * CHUNK + row] = dot;
+#pragma unroll
+                        for (int j = 0; j < 2; j++) {
+                            uint32_t word = tn_tile_read_word(z_tile + tn_tile_pair(CHUNK, row, warp * 16 + j * 8 + pair));
+                            o[m][j][2 * half] = fmaf(diagonal[row], tn_pair_low(word), o[m][j][2 * half]);
+                            o[m][j][2 * half + 1] = fmaf(diagonal[row], tn_pair_high(word), o[m][j][2 * half + 1]);
+                        }
                     }
             }
             /* Neighbours swap halves, so that a lane holds four adjacent columns and four lanes a whole sector. */
@@ -539,7 +671,7 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
         }
 
         /* Decode: through shared memory to items of a row, as they are fetched. */
-        constexpr int per_row = items<Outer, Threads>::per_row, pitch = Outer + 4;
+        constexpr int per_row = PerRow, pitch = Outer + 4;
 #pragma unroll
         for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -552,15 +684,19 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
         const bool cosine = a.raw.encoded && a.cosine;
         const int c = threadIdx.x % per_row;
         const bool first_there = c * 8 < z_columns, second_there = !cosine && (c + per_row) * 8 < z_columns;
-        const __nv_bfloat16 *raw = a.raw.x + batch * a.raw.batch + (first_token + t0) * a.raw.token + head * a.raw.head + z0;
 #pragma unroll 1
-        for (int item = 0; item < items<Outer, Threads>::n; item++) {
+        for (int item = 0; item < Items; item++) {
             int row = (item * Threads + threadIdx.x) / per_row;
             bool there = row < rows;
             float x[16], d[16];
             const uint4 zero = make_uint4(0, 0, 0, 0);
-            unpack(x, there && first_there ? *reinterpret_cast<const uint4 *>(raw + row * a.raw.token + c * 8) : zero);
-            unpack(x + 8, there && second_there ? *reinterpret_cast<const uint4 *>(raw + row * a.raw.token + (c + per_row) * 8) : zero);
+            /* No index that is not constant: the words are in registers. */
+            uint4 first_words = raw_words[0][0], second_words = raw_words[0][1];
+#pragma unroll
+            for (int u = 1; u < Items; u++)
+                if (item == u) first_words = raw_words[u][0], second_words = raw_words[u][1];
+            unpack(x, first_words);
+            unpack(x + 8, second_words);
 #pragma unroll
             for (int half = 0; half < 2; half++)
 #pragma unroll
@@ -572,28 +708,40 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
 #pragma unroll
             for (int j = 0; j < 16; j++) act[j] = x[j];
             activate<per_row>(act, a.raw.act, first_there, second_there);
+            float encoded_dot = 0, own[16]; /* own: what a token's own pair adds */
+            if (wants_dots) {
+                unpack(own, tn_tile_read(z_tile + tn_tile_chunk(CHUNK, row, c)));
+                unpack(own + 8, tn_tile_read(z_tile + tn_tile_chunk(CHUNK, row, c + per_row)));
+#pragma unroll
+                for (int j = 0; j < 16; j++) own[j] *= diagonal[row];
+            } else {
+#pragma unroll
+                for (int j = 0; j < 16; j++) own[j] = 0;
+            }
             if (a.raw.encoded) {
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
                     float cos, sin;
                     int feature = z0 + c * 8 + j;
                     turn(a, rates, t0 + row, a.raw.offset, feature, cos, sin);
-                    float one = d[j], two = d[8 + j], turned;
+                    float one = d[j], two = d[8 + j], own_one = own[j], own_two = own[8 + j], turned;
+                    if (wants_dots) {
+                        /* With what the other scan has of this token, which is rounded: then pairs of tokens cancel. */
+                        uint32_t both = cosine ? tn_pair_of(act[j] * cos, act[j] * sin) : tn_pair_of(act[j] * cos - act[8 + j] * sin, act[j] * sin + act[8 + j] * cos);
+                        encoded_dot = fmaf(one, tn_pair_low(both), fmaf(two, tn_pair_high(both), encoded_dot));
+                    }
                     d[j] = one * cos + two * sin;
+                    own[j] = own_one * cos + own_two * sin;
                     if (cosine) {
-                        turned = act[j] * (two * cos - one * sin);
-                        d[8 + j] = 0;
+                        turned = act[j] * ((two + own_two) * cos - (one + own_one) * sin);
+                        d[8 + j] = own[8 + j] = 0;
                     } else {
                         d[8 + j] = two * cos - one * sin;
-                        turned = act[j] * d[8 + j] - act[8 + j] * d[j];
+                        own[8 + j] = own_two * cos - own_one * sin;
+                        turned = act[j] * (d[8 + j] + own[8 + j]) - act[8 + j] * (d[j] + own[j]);
                     }
                     if (a.theta_parts && there) {
-                        int64_t at = t0 + row;
-                        int axis = tn_lrpe_axis(&a.grid, feature);
-                        float place = at < a.grid.leading || axis < 0 ? 0.0f
-                                      : a.grid.axes == 1              ? (float)(at - a.grid.leading + a.raw.offset)
-                                                                      : (float)tn_lrpe_coordinate(&a.grid, at, axis);
-                        theta_sum[j] += place * turned;
+                        theta_sum[j] += place_of(&a.grid, t0 + row, a.raw.offset, feature) * turned;
                     }
                 }
             }
@@ -606,17 +754,38 @@ template <int Inner, int Outer, bool Decode, bool Sum> __global__ void __launch_
                 for (int j = 0; j < 16; j++) d[j] *= f[j];
             }
             float dot = 0;
+            auto add_to_dot = [&](const float *with) {
 #pragma unroll
-            for (int j = 0; j < 16; j++)
-                if (j < 8 ? first_there : second_there) dot += act[j] * d[j];
-            dot = sum_of_lanes<per_row>(dot);
-            if (a.dots && there && c == 0)
-                a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + row] = dot;
+                for (int j = 0; j < 16; j++)
+                    if (j < 8 ? first_there : second_there) dot = fmaf(act[j], with[j], dot);
+            };
+            if (wants_dots) {
+                if (!a.raw.encoded) {
+#pragma unroll
+                    for (int j = 0; j < 16; j++)
+                        if (j < 8 ? first_there : second_there) encoded_dot = fmaf(tn_widen(__float2bfloat16_rn(act[j])), d[j], encoded_dot);
+                }
+                float sum = sum_of_lanes<per_row>(encoded_dot);
+                add_to_dot(d);
+                if (there && c == 0) a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + row] = sum;
+                add_to_dot(own);
+#pragma unroll
+                for (int j = 0; j < 16; j++) d[j] += own[j];
+            } else {
+                add_to_dot(d);
+            }
+            if (a.raw.act == TN_SOFTMAX) dot = sum_of_lanes<per_row>(dot);
             if (a.raw.act == TN_SOFTMAX) {
 #pragma unroll
                 for (int j = 0; j < 16; j++) d[j] = act[j] * (d[j] - dot);
             } else if (a.raw.act != TN_NONE) {
-                TN_WITH_ACT(a.raw.act, Act, _Pragma("unroll") for (int j = 0; j < 16; j++) d[j] *= tn_act_slope<Act>(x[j]));
+                if (a.raw.act == TN_SILU) {
+#pragma unroll
+                    for (int j = 0; j < 16; j++) d[j] *= tn_act_slope<TN_SILU>(x[j]);
+                } else {
+#pragma unroll
+                    for (int j = 0; j < 16; j++) d[j] *= slope_by_call(a.raw.act, x[j]);
+                }
             }
             if (!there || !a.o) continue;
             __nv_bfloat16 *to = a.o + o_base + row * a.o_token + z0;
@@ -689,40 +858,44 @@ bool fits_packs(const tn_la_scan_operand &x) {
     return !x.x || (tn_aligned16(x.x) && x.width % 8 == 0 && x.stride.token % 8 == 0 && x.stride.head % 8 == 0 && x.stride.batch % 8 == 0);
 }
 
-template <int Inner, int Outer, bool Decode> cudaError_t launch(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
+template <int Inner, int Outer, bool Reverse, bool Decode> cudaError_t launch_way(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
     using R = room<Inner, Outer, Decode>;
     const int stage = R::stage(a.factor_of != TN_LA_FACTOR_NONE, a.factor_of), stages = R::stages(stage, shared_bytes), bytes = R::fixed + stages * stage;
-        cudaFuncSetAttribute(walk<Inner, Outer, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        cudaFuncSetAttribute(walk<Inner, Outer, Reverse, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (a.segments > 1) {
         using S = room<Inner, Outer, false>;
         const int sum_bytes = S::fixed + stages * stage;
         scan own = a;
         own.state = NULL;
-        cudaFuncSetAttribute(walk<Inner, Outer, false, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, sum_bytes);
-        walk<Inner, Outer, false, true><<<dim3(grid.x, grid.y, grid.z - 1), Outer * 2, sum_bytes, stream>>>(own, stages, stage);
+        cudaFuncSetAttribute(walk<Inner, Outer, Reverse, false, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, sum_bytes);
+        walk<Inner, Outer, Reverse, false, true><<<dim3(grid.x, grid.y, grid.z - 1), Outer * 2, sum_bytes, stream>>>(own, stages, stage);
         chain<<<dim3((unsigned)((a.inner * a.outer + 255) / 256), grid.x), 256, 0, stream>>>(a.slices, a.segments, a.inner, a.outer, a.state, a.state_row,
                                                                                             a.state_column, a.sums, a.totals);
         scan rest = a;
         rest.state = a.sums;
-        walk<Inner, Outer, Decode, false><<<grid, Outer * 2, bytes, stream>>>(rest, stages, stage);
+        walk<Inner, Outer, Reverse, Decode, false><<<grid, Outer * 2, bytes, stream>>>(rest, stages, stage);
     } else {
-        walk<Inner, Outer, Decode, false><<<grid, Outer * 2, bytes, stream>>>(a, stages, stage);
+        walk<Inner, Outer, Reverse, Decode, false><<<grid, Outer * 2, bytes, stream>>>(a, stages, stage);
     }
     return cudaGetLastError();
+}
+
+template <int Inner, int Outer, bool Decode> cudaError_t launch(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
+    return a.reverse ? launch_way<Inner, Outer, true, Decode>(a, grid, shared_bytes, stream) : launch_way<Inner, Outer, false, Decode>(a, grid, shared_bytes, stream);
 }
 
 struct shape_of_launch {
     int inner, outer, blocks, segments;
 };
 
-/* Widths are padded to 64 x 64, 128 x 64, 128 x 128 or 256 x 128; tokens are split where heads alone don't fill the device. */
+/* Widths are padded to 64 x 64, 128 x 128 or 256 x 128; tokens are split where heads alone don't fill the device. */
 shape_of_launch choose(const tn_la_scan *s, int multiprocessors) {
     shape_of_launch l;
     const bool z_cosine = s->z.encoded && s->cosine;
     const int64_t slices = s->sequences * s->heads;
     const int64_t outer = z_cosine ? 2 * s->z.width : s->outer;
-    l.outer = s->inner > 128 || outer > 64 ? 128 : 64;
-    l.inner = s->inner > 128 ? 256 : s->inner > 64 || l.outer == 128 ? 128 : 64;
+    l.outer = s->inner > 64 || outer > 64 ? 128 : 64;
+    l.inner = s->inner > 128 ? 256 : l.outer;
     l.blocks = (int)((outer + l.outer - 1) / l.outer);
     int64_t chunks = (s->tokens / (s->cu_seqlens ? s->sequences : 1) + CHUNK - 1) / CHUNK, running = slices * l.blocks;
     l.segments = 1;
@@ -780,8 +953,10 @@ size_t tn_la_scan_workspace(const tn_la_scan *s, const tn_device *device) {
 cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *workspace, cudaStream_t stream) {
     const shape_of_launch l = choose(s, device->multiprocessors);
     scan a;
-    a.x = operand_of(s->x), a.y = operand_of(s->y), a.z = operand_of(s->z), a.factor = operand_of(s->factor), a.gate = operand_of(s->gate), a.raw = operand_of(s->raw), a.times = operand_of(s->times);
+    a.xyz[0] = operand_of(s->x), a.xyz[1] = operand_of(s->y), a.xyz[2] = operand_of(s->z), a.factor = operand_of(s->factor), a.gate = operand_of(s->gate), a.raw = operand_of(s->raw), a.times = operand_of(s->times);
     a.factor_of = s->factor_of;
+    a.settles = s->factor_of != TN_LA_FACTOR_NONE;
+    for (int i = 0; i < 3; i++) a.settles |= a.xyz[i].act != TN_NONE || a.xyz[i].encoded;
     a.inner = (int)s->inner, a.outer = (int)s->outer;
     a.o = (__nv_bfloat16 *)s->o;
     a.o_batch = s->o_stride.batch, a.o_token = s->o_stride.token, a.o_head = s->o_stride.head;
@@ -798,11 +973,7 @@ cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *w
     if (a.slices == 0) return cudaSuccess;
     const int shared_bytes = (int)device->shared_bytes;
     const dim3 grid((unsigned)a.slices, (unsigned)l.blocks, (unsigned)l.segments);
-    if (s->decode) {
-        if (l.outer == 128) return launch<128, 128, true>(a, grid, shared_bytes, stream);
-        return l.inner == 64 ? launch<64, 64, true>(a, grid, shared_bytes, stream) : launch<128, 64, true>(a, grid, shared_bytes, stream);
-    }
     if (l.inner == 256) return launch<256, 128, false>(a, grid, shared_bytes, stream);
-    if (l.outer == 128) return launch<128, 128, false>(a, grid, shared_bytes, stream);
-    return l.inner == 64 ? launch<64, 64, false>(a, grid, shared_bytes, stream) : launch<128, 64, false>(a, grid, shared_bytes, stream);
+    if (l.inner == 64) return s->decode ? launch<64, 64, true>(a, grid, shared_bytes, stream) : launch<64, 64, false>(a, grid, shared_bytes, stream);
+    return s->decode ? launch<128, 128, true>(a, grid, shared_bytes, stream) : launch<128, 128, false>(a, grid, shared_bytes, stream);
 }

@@ -20,7 +20,7 @@ typedef struct tn_la_scan_operand {
     int64_t offset; /* of its positions */
 } tn_la_scan_operand;
 
-#define TN_LA_ANCHOR_TOKENS 4096
+#define TN_LA_ANCHOR_TOKENS 2048
 
 typedef enum tn_la_scan_factor { TN_LA_FACTOR_NONE, TN_LA_FACTOR_X, TN_LA_FACTOR_Y, TN_LA_FACTOR_Z } tn_la_scan_factor;
 

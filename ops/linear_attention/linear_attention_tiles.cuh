@@ -2,8 +2,9 @@
  *
  * A tile is [rows][width] bf16, width 64 or 128, in panels of 64 columns. A row of a panel is 128 bytes, eight chunks of 16, and chunk c of
  * row r lies at place c ^ (r & 7). So 16-byte stores of rows, ldmatrix of 8 x 8 blocks (straight or transposed) and wgmma descriptors with a
- * 128-byte swizzle all meet the same tile without bank conflicts. A tile begins at a multiple of 1024 bytes. f32 data become two such tiles,
- * high and low (x = high + low + 2^-18 x), and a product of f32 matrices three products of bf16 ones.
+ * 128-byte swizzle all meet the same tile without bank conflicts. A tile begins at a multiple of 1024 bytes.
+ * f32 numbers become three of bf16 (x = x0 + x1 + x2, all 24 bits), and a product of f32 matrices six products of bf16 ones: those whose planes
+ * add up to 2 or less.
  *
  *     panel 0: row 0  | c0 c1 c2 c3 c4 c5 c6 c7 |    panel 1: row 0 | c8 c9 ...
  *              row 1  | c1 c0 c3 c2 c5 c4 c7 c6 |
@@ -85,8 +86,17 @@ TN_TILE_DEVICE uint32_t tn_pair_of(float low, float high) {
 }
 TN_TILE_DEVICE float tn_pair_low(uint32_t pair) { return __uint_as_float(pair << 16); }
 TN_TILE_DEVICE float tn_pair_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
-/* What rounding to `pair` has left. */
-TN_TILE_DEVICE uint32_t tn_pair_rest(uint32_t pair, float low, float high) { return tn_pair_of(low - tn_pair_low(pair), high - tn_pair_high(pair)); }
+/* Two f32 as three pairs that add up to them. */
+TN_TILE_DEVICE void tn_pairs_of(uint32_t (&pair)[3], float low, float high) {
+#pragma unroll
+    for (int p = 0; p < 3; p++) {
+        pair[p] = tn_pair_of(low, high);
+        low -= tn_pair_low(pair[p]), high -= tn_pair_high(pair[p]);
+    }
+}
+/* The product p of the six: which plane of a and of b, small ones first. */
+TN_TILE_DEVICE constexpr int tn_plane_of_a(int p) { return p == 0 ? 2 : p == 2 || p == 3 ? 1 : 0; }
+TN_TILE_DEVICE constexpr int tn_plane_of_b(int p) { return p == 1 ? 2 : p == 2 || p == 4 ? 1 : 0; }
 
 /* ---- fragments ---- */
 
@@ -217,6 +227,12 @@ TN_TILE_DEVICE float tn_silu_quick(float x) {
     return fmaf(half, tn_tanh_quick(half), half);
 }
 
+TN_TILE_DEVICE float tn_exp_quick(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+    return y;
+}
+
 /* act(x) of N values, none to tanh; the branch is the same for the whole grid. Quick: bf16's precision is enough. */
 template <bool Quick, int N> TN_TILE_DEVICE void tn_activate(float (&x)[N], int act) {
 #define TN_EACH(value)                       \
@@ -240,14 +256,18 @@ TN_TILE_DEVICE tn_tile_rate tn_tile_rate_of(float theta) {
     float high = (float)rate;
     return tn_tile_rate{ high, (float)(rate - (double)high) };
 }
-/* cos and sin of coordinate x theta, right to 5e-7 for coordinates to 2^24. Whole turns are found by adding and taking away 1.5 x 2^23:
- * rounding instructions are four times as slow. */
-TN_TILE_DEVICE void tn_turn_of(float coordinate, tn_tile_rate rate, float &c, float &s) {
+/* cos and sin of coordinate x theta, right to 5e-7 (Fine: 2e-7) for coordinates to 2^24. Whole turns are found by adding and taking away
+ * 1.5 x 2^23: rounding instructions are four times as slow. */
+template <bool Fine = false> TN_TILE_DEVICE void tn_turn_of(float coordinate, tn_tile_rate rate, float &c, float &s) {
     float whole = __fadd_rn(__fmul_rn(coordinate, rate.high), 12582912.0f);
     whole = __fadd_rn(whole, -12582912.0f);
-    float angle = fmaf(coordinate, rate.low, fmaf(coordinate, rate.high, -whole)) * 6.2831853071795865f;
-    c = __cosf(angle);
-    s = __sinf(angle);
+    float turn = fmaf(coordinate, rate.low, fmaf(coordinate, rate.high, -whole));
+    if (Fine) {
+        sincospif(2.0f * turn, &s, &c);
+    } else {
+        c = __cosf(turn * 6.2831853071795865f);
+        s = __sinf(turn * 6.2831853071795865f);
+    }
 }
 /* (c, s) turned on by (dc, ds). */
 TN_TILE_DEVICE void tn_turn_on(float &c, float &s, float dc, float ds) {
@@ -277,22 +297,29 @@ struct tn_tile_operand {
     const float *maximum, *sum;  /* [b,h,width] */
 };
 
-/* What one of `Threads` threads does for a tile of Rows x Width of T. It fetches 16-byte chunks (f32: twice 16 bytes) and, once they have come
+/* What one of `Threads` threads does for a tile of Rows x Width of T. It fetches chunks of 8 numbers and, once they have come
  * (tn_tile_await: no barrier is needed to see one's own), settles them in place: activation, softmax over the features, softmax over the
- * tokens from its statistics, and f32 split into a high and a low tile. Then a barrier, and everyone may use the tile.
- * Neighbouring threads have neighbouring chunks of a row, so a row's softmax is a few shuffles. What lies beyond the operand's rows
- * and columns is zero and stays zero whatever the activation. */
-template <typename T, int Rows, int Width, int Threads> struct tn_tile_share {
-    static constexpr bool split = sizeof(T) == 4;
+ * tokens from its statistics. Then a barrier, and everyone may use the tile. Neighbouring threads have neighbouring chunks of a row, so a
+ * row's softmax is a few shuffles. What lies beyond the operand's rows and columns is zero and stays zero whatever the activation.
+ * f32 data stay f32 here: rows of 4 Width bytes, whose chunks of 32 bytes are swizzled by two bits of the row, from bit Swizzle on. */
+template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct tn_tile_share {
+    static constexpr bool wide = sizeof(T) == 4;
     static constexpr int per_row = Width / 8, row_step = Threads / per_row, n = Rows / row_step;
-    static constexpr int tile_bytes = Rows * Width * 2, planes = split ? 2 : 1;
-    static constexpr int raw_bytes = split ? Rows * Width * 4 : 0; /* where f32 data wait to be split; bf16 come to their place at once */
+    static constexpr int bytes = Rows * Width * (int)sizeof(T), plane_bytes = Rows * Width * 2;
 
-    /* Where the thread's i-th chunk lies; its row is i row_step further than its first one. */
+    /* Where a chunk of f32 lies. */
+    static __device__ __forceinline__ uint32_t wide_chunk(uint32_t tile, int row, int chunk) {
+        return tile + row * (Width * 4) + ((chunk ^ (row >> Swizzle & 3)) << 5);
+    }
+    /* Where the thread's i-th chunk of bf16 lies; its row is i row_step further than its first one. */
     static __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int i, int thread) {
         const int row = thread / per_row, chunk = thread % per_row;
         uint32_t swizzled = (uint32_t)((chunk ^ row) & 7) << 4, turn = (uint32_t)((i * row_step) & 7) << 4;
         return tile + (chunk >> 3) * Rows * 128 + row * 128 + i * row_step * 128 + (swizzled ^ turn);
+    }
+    static __device__ __forceinline__ uint32_t own_chunk(uint32_t tile, int i, int thread) {
+        if (wide) return wide_chunk(tile, thread / per_row + i * row_step, thread % per_row);
+        return chunk_at(tile, i, thread);
     }
 
     /* from: the tile's first element; rows, columns: how many there are (any number; none below 1). */
@@ -303,39 +330,50 @@ template <typename T, int Rows, int Width, int Threads> struct tn_tile_share {
 #pragma unroll
         for (int i = 0; i < n; i++) {
             bool there = row + i * row_step < rows;
-            if (split) {
-                tn_tile_fetch(to + (uint32_t)(2 * i * Threads + thread) * 16, at, there);
-                tn_tile_fetch(to + (uint32_t)((2 * i + 1) * Threads + thread) * 16, at + 4, there);
-            } else {
-                tn_tile_fetch(chunk_at(to, i, thread), at, there);
-            }
+            const uint32_t place = own_chunk(to, i, thread);
+            tn_tile_fetch(place, at, there);
+            if (wide) tn_tile_fetch(place + 16, at + 4, there);
             at += row_step * stride;
         }
     }
 
-    static __device__ __forceinline__ void read(float (&x)[8], uint32_t raw, uint32_t tile, int i, int thread) {
-        uint4 words;
-        if (split) {
-            words = tn_tile_read(raw + (uint32_t)(2 * i * Threads + thread) * 16);
+    static __device__ __forceinline__ void read(float (&x)[8], uint32_t tile, int i, int thread) {
+        const uint32_t from = own_chunk(tile, i, thread);
+        uint4 words = tn_tile_read(from);
+        if (wide) {
+            uint4 more = tn_tile_read(from + 16);
             x[0] = __uint_as_float(words.x), x[1] = __uint_as_float(words.y), x[2] = __uint_as_float(words.z), x[3] = __uint_as_float(words.w);
-            words = tn_tile_read(raw + (uint32_t)((2 * i + 1) * Threads + thread) * 16);
-            x[4] = __uint_as_float(words.x), x[5] = __uint_as_float(words.y), x[6] = __uint_as_float(words.z), x[7] = __uint_as_float(words.w);
+            x[4] = __uint_as_float(more.x), x[5] = __uint_as_float(more.y), x[6] = __uint_as_float(more.z), x[7] = __uint_as_float(more.w);
         } else {
-            words = tn_tile_read(chunk_at(tile, i, thread));
             x[0] = tn_pair_low(words.x), x[1] = tn_pair_high(words.x), x[2] = tn_pair_low(words.y), x[3] = tn_pair_high(words.y);
             x[4] = tn_pair_low(words.z), x[5] = tn_pair_high(words.z), x[6] = tn_pair_low(words.w), x[7] = tn_pair_high(words.w);
         }
     }
     static __device__ __forceinline__ void write(const float (&x)[8], uint32_t tile, int i, int thread) {
-        uint32_t to = chunk_at(tile, i, thread);
-        uint4 words = make_uint4(tn_pair_of(x[0], x[1]), tn_pair_of(x[2], x[3]), tn_pair_of(x[4], x[5]), tn_pair_of(x[6], x[7]));
-        tn_tile_write(to, words);
-        if (!split) return;
-        tn_tile_write(to + tile_bytes, make_uint4(tn_pair_rest(words.x, x[0], x[1]), tn_pair_rest(words.y, x[2], x[3]),
-                                                  tn_pair_rest(words.z, x[4], x[5]), tn_pair_rest(words.w, x[6], x[7])));
+        const uint32_t to = own_chunk(tile, i, thread);
+        if (wide) {
+            tn_tile_write(to, make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3])));
+            tn_tile_write(to + 16, make_uint4(__float_as_uint(x[4]), __float_as_uint(x[5]), __float_as_uint(x[6]), __float_as_uint(x[7])));
+        } else {
+            tn_tile_write(to, make_uint4(tn_pair_of(x[0], x[1]), tn_pair_of(x[2], x[3]), tn_pair_of(x[4], x[5]), tn_pair_of(x[6], x[7])));
+        }
+    }
+    /* f32 as three tiles of bf16, plane_bytes apart. */
+    static __device__ __forceinline__ void write_planes(uint32_t planes, uint32_t tile, int thread) {
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            float x[8];
+            uint32_t pairs[4][3];
+            read(x, tile, i, thread);
+#pragma unroll
+            for (int j = 0; j < 4; j++) tn_pairs_of(pairs[j], x[2 * j], x[2 * j + 1]);
+#pragma unroll
+            for (int p = 0; p < 3; p++)
+                tn_tile_write(chunk_at(planes, i, thread) + p * plane_bytes, make_uint4(pairs[0][p], pairs[1][p], pairs[2][p], pairs[3][p]));
+        }
     }
 
-    static __device__ __forceinline__ float exp_of(float x) { return split ? expf(x) : __expf(x); }
+    static __device__ __forceinline__ float exp_of(float x) { return wide ? expf(x) : tn_exp_quick(x); }
 
     /* Over the rows that per_row neighbouring threads hold, several side by side since shuffles take long; a chunk that is not there takes
      * no part. */
@@ -364,21 +402,21 @@ template <typename T, int Rows, int Width, int Threads> struct tn_tile_share {
             for (int i = 0; i < together; i++) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
 #pragma unroll
         for (int i = 0; i < together; i++) {
-            float scale = split ? 1.0f / sum[i] : __fdividef(1.0f, sum[i]);
+            float scale = wide ? 1.0f / sum[i] : __fdividef(1.0f, sum[i]);
 #pragma unroll
             for (int j = 0; j < 8; j++) x[i][j] *= scale;
         }
     }
 
     /* column: of the tile's first one in the operand; head: of all b h. `act`: operand.act or, where that is done elsewhere, TN_NONE. */
-    static __device__ __forceinline__ void settle(uint32_t raw, uint32_t tile, const tn_tile_operand &operand, int act, int64_t head, int column,
-                                                  int rows, int columns, int thread) {
-        if (!split && act == TN_NONE) return;
-        if (!split && act == TN_SILU) { /* the common one: zeros stay zeros, so nothing is asked */
+    static __device__ __forceinline__ void settle(uint32_t tile, const tn_tile_operand &operand, int act, int64_t head, int column, int rows, int columns,
+                                                  int thread) {
+        if (act == TN_NONE) return;
+        if (!wide && act == TN_SILU) { /* the common one: zeros stay zeros, so nothing is asked */
 #pragma unroll
             for (int i = 0; i < n; i++) {
                 float x[8];
-                read(x, raw, tile, i, thread);
+                read(x, tile, i, thread);
 #pragma unroll
                 for (int j = 0; j < 8; j++) x[j] = tn_silu_quick(x[j]);
                 write(x, tile, i, thread);
@@ -397,7 +435,7 @@ template <typename T, int Rows, int Width, int Threads> struct tn_tile_share {
         for (int first = 0; first < n; first += together) {
             float x[together][8];
 #pragma unroll
-            for (int i = 0; i < together; i++) read(x[i], raw, tile, first + i, thread);
+            for (int i = 0; i < together; i++) read(x[i], tile, first + i, thread);
             if (over_sequence) {
 #pragma unroll
                 for (int i = 0; i < together; i++)
@@ -407,17 +445,11 @@ template <typename T, int Rows, int Width, int Threads> struct tn_tile_share {
                 softmax(x, inside);
             } else {
 #pragma unroll
-                for (int i = 0; i < together; i++) tn_activate<!split>(x[i], act);
+                for (int i = 0; i < together; i++) tn_activate<!wide>(x[i], act);
             }
 #pragma unroll
-            for (int i = 0; i < together; i++) {
-                bool there = inside && row + (first + i) * row_step < rows;
-                if (split && !there) {
-#pragma unroll
-                    for (int j = 0; j < 8; j++) x[i][j] = 0;
-                }
-                if (split || there) write(x[i], tile, first + i, thread);
-            }
+            for (int i = 0; i < together; i++)
+                if (inside && row + (first + i) * row_step < rows) write(x[i], tile, first + i, thread);
         }
     }
 };

@@ -7,29 +7,30 @@
 
 namespace {
 
-/* One row's features of all of the block's batches. `angle` gets dA summed over them where Wants. */
-template <typename T, int Kind, int Act, int Ahead, bool Wants>
-__device__ __forceinline__ void backward_row(const lrpe_job &job, const lrpe_place &at, int64_t begin, int64_t end, float *position, float *angle) {
+/* One row's features of all of the block's batches. `angle` gets dA summed over them where Wants. With Early the next batch's packs are asked
+ * for before this one's are worked on, which pays where that takes long, and takes registers. */
+template <typename T, int Kind, int Act, bool Early, bool Wants>
+__device__ __forceinline__ void backward_row(const lrpe_job &job, const lrpe_place &at, int64_t begin, int64_t end, float *position,
+                                             float *angle) {
     constexpr int N = tn_pack<T>::n, Parts = Kind == TN_ROTATE ? 2 : 1;
     constexpr bool NeedsX = Act != TN_NONE || Wants;
     const int64_t angles = job.call.grid.angles;
-    const int64_t x_step = job.call.x_stride.batch, d_step = job.call.do_stride.batch, dx_step = job.call.dx_stride.batch;
-    const T *x = (const T *)job.call.x, *d = (const T *)job.call.d + lrpe_offset(job.call.do_stride, at) + begin * d_step;
+    const int lanes = 1 << job.lanes_log2;
+    const T *x = (const T *)job.call.x, *d = (const T *)job.call.d + lrpe_offset(job.call.do_stride, at) + begin * job.call.do_stride.batch;
     T *dx = (T *)job.call.dx;
-    if (NeedsX) x += lrpe_offset(job.call.x_stride, at) + begin * x_step;
-    if (dx) dx += lrpe_offset(job.call.dx_stride, at) + begin * dx_step;
+    if (NeedsX) x += lrpe_offset(job.call.x_stride, at) + begin * job.call.x_stride.batch;
+    if (dx) dx += lrpe_offset(job.call.dx_stride, at) + begin * job.call.dx_stride.batch;
 
-    uint4 raw[Ahead][2], raw_x[Ahead][Parts];
+    uint4 raw[2], raw_x[Parts];
+    auto ask = [&](bool wanted) {
 #pragma unroll
-    for (int a = 0; a < Ahead; a++) {
-        bool wanted = at.inside && begin + a < end;
+        for (int part = 0; part < 2; part++) raw[part] = tn_ask_pack(d + part * angles, wanted);
 #pragma unroll
-        for (int part = 0; part < 2; part++) raw[a][part] = tn_ask_pack(d + a * d_step + part * angles, wanted);
-#pragma unroll
-        for (int part = 0; NeedsX && part < Parts; part++) raw_x[a][part] = tn_ask_pack(x + a * x_step + part * angles, wanted);
-    }
-    d += Ahead * d_step;
-    x += Ahead * x_step;
+        for (int part = 0; NeedsX && part < Parts; part++) raw_x[part] = tn_ask_pack(x + part * angles, wanted);
+        d += job.call.do_stride.batch;
+        if (NeedsX) x += job.call.x_stride.batch;
+    };
+    ask(at.inside);
 
     float sine[N], cosine[N];
     if (job.call.table) lrpe_table_load<N>(job, at, sine, cosine);
@@ -43,67 +44,65 @@ __device__ __forceinline__ void backward_row(const lrpe_job &job, const lrpe_pla
 #pragma unroll
     for (int j = 0; Wants && j < N; j++) angle[j] = 0;
 
-    for (int64_t first = begin; first < end; first += Ahead) {
+    for (int64_t b = begin; b < end; b++) {
+        float upstream[2 * N], value[Parts * N], out[Parts * N], scale = 1;
 #pragma unroll
-        for (int a = 0; a < Ahead; a++) {
-            int64_t b = first + a;
-            if (b >= end) break;
-            bool more = at.inside && b + Ahead < end;
-            float upstream[2 * N], value[Parts * N], out[Parts * N];
+        for (int part = 0; NeedsX && part < Parts; part++) tn_open_pack<T>(raw_x[part], value + part * N);
+        if (Act == TN_SOFTMAX) {
+            scale = lrpe_softmax_weights<T, Parts * N>(value, at.inside, lanes);
 #pragma unroll
-            for (int part = 0; part < 2; part++) {
-                tn_open_pack<T>(raw[a][part], upstream + part * N);
-                raw[a][part] = tn_ask_pack(d + part * angles, more);
-            }
-#pragma unroll
-            for (int part = 0; NeedsX && part < Parts; part++) {
-                tn_open_pack<T>(raw_x[a][part], value + part * N);
-                raw_x[a][part] = tn_ask_pack(x + part * angles, more);
-            }
-            d += d_step;
-            x += x_step;
-            lrpe_turn_back<Kind, N>(upstream, sine, cosine, out);
-            if (Wants) {
-                float acted[Parts * N];
-#pragma unroll
-                for (int j = 0; j < Parts * N; j++) acted[j] = value[j];
-                lrpe_apply<T, Act, Parts, N>(job, b, at, acted);
-#pragma unroll
-                for (int j = 0; j < N; j++)
-                    angle[j] += Kind == TN_ROTATE ? acted[j] * out[Parts * N - N + j] - acted[Parts * N - N + j] * out[j]
-                                                  : acted[j] * (upstream[N + j] * cosine[j] - upstream[j] * sine[j]);
-            }
-            if (Act != TN_NONE && dx) lrpe_apply_slope<T, Act, Parts, N>(job, b, at, value, out);
-            if (at.inside && dx) {
-#pragma unroll
-                for (int part = 0; part < Parts; part++) tn_put_pack(dx + part * angles, out + part * N);
-            }
-            if (dx) dx += dx_step;
+            for (int part = 0; part < 2; part++) tn_forget_pack(raw[part]); /* or their numbers would take registers from here on */
         }
+#pragma unroll
+        for (int part = 0; part < 2; part++) tn_open_pack<T>(raw[part], upstream + part * N);
+        if (Early) ask(at.inside && b + 1 < end);
+        lrpe_turn_back<Kind, N>(upstream, sine, cosine, out);
+        if (Wants) {
+            float acted[Parts * N];
+#pragma unroll
+            for (int j = 0; j < Parts * N; j++) acted[j] = value[j] * scale;
+            if (Act != TN_SOFTMAX) lrpe_apply<T, Act, Parts, N>(job, b, at, acted);
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                angle[j] += Kind == TN_ROTATE ? acted[j] * out[Parts * N - N + j] - acted[Parts * N - N + j] * out[j]
+                                              : acted[j] * (upstream[N + j] * cosine[j] - upstream[j] * sine[j]);
+        }
+        if (Act == TN_SOFTMAX) lrpe_softmax_slope<Parts * N>(value, scale, at.inside, lanes, out);
+        else if (Act != TN_NONE && dx) lrpe_apply_slope<T, Act, Parts, N>(job, b, at, value, out);
+        if (at.inside && dx) {
+#pragma unroll
+            for (int part = 0; part < Parts; part++) tn_put_pack(dx + part * angles, out + part * N);
+        }
+        if (dx) dx += job.call.dx_stride.batch;
+        if (!Early && b + 1 < end) ask(at.inside);
     }
 }
 
-template <typename T, int Kind, int Act, int Ahead, int Blocks> __global__ void __launch_bounds__(LRPE_THREADS, Blocks) lrpe_backward_packs(const __grid_constant__ lrpe_job job) {
+/* Blocks: of a multiprocessor, at least. */
+template <typename T, int Kind, int Act, bool Early, int Blocks>
+__global__ void __launch_bounds__(LRPE_THREADS, Blocks) lrpe_backward_packs(const __grid_constant__ lrpe_job job) {
     int64_t begin = blockIdx.y * job.batch_step, end = begin + job.batch_step < job.call.batch ? begin + job.batch_step : job.call.batch;
-    backward_row<T, Kind, Act, Ahead, false>(job, lrpe_place_of(job, tn_pack<T>::n), begin, end, NULL, NULL);
+    backward_row<T, Kind, Act, Early, false>(job, lrpe_place_of(job, tn_pack<T>::n), begin, end, NULL, NULL);
 }
 
 /* Block (run of tokens, head), batches. */
-template <typename T, int Kind, int Act> __global__ void __launch_bounds__(LRPE_THREADS) lrpe_backward_theta(const __grid_constant__ lrpe_job job) {
+template <typename T, int Kind, int Act>
+__global__ void __launch_bounds__(LRPE_THREADS) lrpe_backward_theta(const __grid_constant__ lrpe_job job) {
     constexpr int N = tn_pack<T>::n;
     extern __shared__ float sums[]; /* [row of the block][lanes * N] */
     int64_t begin = blockIdx.y * job.batch_step, end = begin + job.batch_step < job.call.batch ? begin + job.batch_step : job.call.batch;
-    uint32_t lane = threadIdx.x & ((1u << job.lanes_log2) - 1), slot = threadIdx.x >> job.lanes_log2, slots = LRPE_THREADS >> job.lanes_log2;
+    uint32_t lane = threadIdx.x & ((1u << job.lanes_log2) - 1), slot = threadIdx.x >> job.lanes_log2,
+             slots = LRPE_THREADS >> job.lanes_log2;
     uint32_t run = blockIdx.x / job.heads, runs = gridDim.x / job.heads, length = (job.tokens + runs - 1) / runs;
     uint32_t first = run * length, last = first + length < job.tokens ? first + length : job.tokens;
-    lrpe_place at = {0, blockIdx.x - run * job.heads, lane < job.packs ? lane * N : 0, false};
+    lrpe_place at = { 0, blockIdx.x - run * job.heads, lane < job.packs ? lane * N : 0, false };
     float total[N], position[N], angle[N];
 #pragma unroll
     for (int j = 0; j < N; j++) total[j] = 0;
     for (uint32_t token = first; token < last; token += slots) {
         at.inside = lane < job.packs && token + slot < last;
         at.token = at.inside ? token + slot : first;
-        backward_row<T, Kind, Act, 2, true>(job, at, begin, end, position, angle);
+        backward_row<T, Kind, Act, true, true>(job, at, begin, end, position, angle);
 #pragma unroll
         for (int j = 0; j < N; j++) total[j] += at.inside ? position[j] * angle[j] : 0.0f;
     }
@@ -120,8 +119,9 @@ template <typename T, int Kind, int Act> __global__ void __launch_bounds__(LRPE_
 }
 
 template <typename T, int Kind, int Act> void launch(const lrpe_job &job, dim3 grid, cudaStream_t stream) {
-    constexpr int Ahead = Act == TN_NONE ? 3 : 2, Blocks = Act == TN_NONE ? 3 : 2;
-    lrpe_backward_packs<T, Kind, Act, Ahead, Blocks><<<grid, LRPE_THREADS, 0, stream>>>(job);
+    constexpr bool Early = Act == TN_SOFTMAX || Act == LRPE_SOFTMAX_TOKENS;
+    constexpr int Blocks = Act == LRPE_SOFTMAX_TOKENS ? 2 : Early ? 3 : 4;
+    lrpe_backward_packs<T, Kind, Act, Early, Blocks><<<grid, LRPE_THREADS, 0, stream>>>(job);
 }
 
 template <typename T, int Kind> void launch_act(const lrpe_job &job, dim3 grid, cudaStream_t stream) {
@@ -134,7 +134,8 @@ template <typename T, int Kind> void launch_act(const lrpe_job &job, dim3 grid, 
 
 template <typename T, int Kind> void launch_theta(const lrpe_job &job, dim3 grid, cudaStream_t stream) {
     size_t shared = LRPE_THREADS * tn_pack<T>::n * sizeof(float);
-    if (job.call.softmax == TN_LRPE_SOFTMAX_TOKENS) lrpe_backward_theta<T, Kind, LRPE_SOFTMAX_TOKENS><<<grid, LRPE_THREADS, shared, stream>>>(job);
+    if (job.call.softmax == TN_LRPE_SOFTMAX_TOKENS)
+        lrpe_backward_theta<T, Kind, LRPE_SOFTMAX_TOKENS><<<grid, LRPE_THREADS, shared, stream>>>(job);
     else if (job.call.act == TN_SOFTMAX) lrpe_backward_theta<T, Kind, TN_SOFTMAX><<<grid, LRPE_THREADS, shared, stream>>>(job);
     else lrpe_backward_theta<T, Kind, LRPE_ANY_ACT><<<grid, LRPE_THREADS, shared, stream>>>(job);
 }
@@ -147,7 +148,8 @@ template <typename T, int Kind> void launch_any(const lrpe_job &job, int64_t n_p
 
 void backward_packs(const lrpe_job &job, int64_t n_parts, cudaStream_t stream) {
     bool rotate = job.call.kind == TN_ROTATE;
-    if (job.call.dtype == TN_F32) rotate ? launch_any<float, TN_ROTATE>(job, n_parts, stream) : launch_any<float, TN_COSINE>(job, n_parts, stream);
+    if (job.call.dtype == TN_F32)
+        rotate ? launch_any<float, TN_ROTATE>(job, n_parts, stream) : launch_any<float, TN_COSINE>(job, n_parts, stream);
     else rotate ? launch_any<tn_cuda_bf16, TN_ROTATE>(job, n_parts, stream) : launch_any<tn_cuda_bf16, TN_COSINE>(job, n_parts, stream);
 }
 
@@ -159,10 +161,12 @@ cudaError_t backward(const tn_lrpe_call *lrpe, const tn_op_call *call, const lrp
     if (over_tokens) {
         job.column_max = (const float *)lrpe->max;
         job.column_sum = (const float *)lrpe->sum;
+        job.column_shift = space + scratch.shift;
         job.column_dots = space + scratch.dots;
         lrpe_slab slab = lrpe_slab_of(job, call->device, true);
         if (slab.blocks) return lrpe_backward_on_chip(job, slab, stream);
-        cudaError_t error = lrpe_column_products(job, scratch.slices, space + scratch.partials, space + scratch.dots, stream);
+        cudaError_t error =
+            lrpe_column_products(job, scratch.slices, space + scratch.partials, space + scratch.shift, space + scratch.dots, stream);
         if (error != cudaSuccess) return error;
     }
     job.parts = space + scratch.parts;
@@ -170,7 +174,7 @@ cudaError_t backward(const tn_lrpe_call *lrpe, const tn_op_call *call, const lrp
     return cudaGetLastError();
 }
 
-}  // namespace
+} // namespace
 
 extern "C" tn_status tn_lrpe_backward_cuda(tn_op_call *call) {
     tn_lrpe_call lrpe;

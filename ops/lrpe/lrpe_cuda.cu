@@ -5,6 +5,7 @@
 /* Blocks that fill a GPU several times over: of those that share sums, and of those that share nothing. */
 #define BLOCKS_WITH_SUMS 1056
 #define BLOCKS_WANTED 512
+#define GRID_Y 65535    /* blocks along y that a launch can have */
 #define COLUMN_UNITS 32 /* packs of a block that takes statistics of columns */
 
 static bool fits_packs(const tn_lrpe_call *lrpe, const void *data, const tn_lrpe_strides &stride, int64_t n) {
@@ -20,7 +21,16 @@ static bool can_pack(const tn_lrpe_call *lrpe, const tn_device *device, int64_t 
     if (grid->axes > 1 && grid->span < n) return false;
     if (grid->tokens > most / lrpe->heads / packs / 2 || grid->span > most || grid->theta_width > most) return false;
     return (!lrpe->x || fits_packs(lrpe, lrpe->x, lrpe->x_stride, n)) && (!lrpe->d || fits_packs(lrpe, lrpe->d, lrpe->do_stride, n)) &&
-           tn_aligned16(lrpe->o) && tn_aligned16(lrpe->dx) && tn_aligned16(lrpe->table) && tn_aligned16(lrpe->max) && tn_aligned16(lrpe->sum);
+           tn_aligned16(lrpe->o) && tn_aligned16(lrpe->dx) && tn_aligned16(lrpe->table) && tn_aligned16(lrpe->max) &&
+           tn_aligned16(lrpe->sum);
+}
+
+/* Batches that share a thread's cosines and sines. Few are enough for the arithmetic to hide behind memory, and memory likes few streams;
+ * a table, and the sums of dtheta, are better met only once. */
+static int64_t batches_of(const tn_lrpe_call *lrpe) {
+    if (lrpe->dtheta || (lrpe->d && lrpe->table)) return lrpe->batch;
+    int64_t few = lrpe->kind == TN_ROTATE ? 2 : 3;
+    return few < lrpe->batch ? few : lrpe->batch;
 }
 
 bool lrpe_can_pack(const tn_lrpe_call *lrpe, const tn_device *device, lrpe_job *job) {
@@ -38,9 +48,11 @@ bool lrpe_can_pack(const tn_lrpe_call *lrpe, const tn_device *device, lrpe_job *
     job->packs = (uint32_t)packs;
     while (1u << job->lanes_log2 < job->packs) job->lanes_log2++;
     job->tokens_fastest = lrpe->layout == TN_BHND || lrpe->softmax == TN_LRPE_SOFTMAX_TOKENS;
-    job->batch_step = lrpe->batch;
+    const int64_t least = (lrpe->batch + GRID_Y - 1) / GRID_Y;
+    job->batch_step = batches_of(lrpe);
     while (job->batch_step > 1 && (int64_t)lrpe_row_blocks(*job).x * lrpe_row_blocks(*job).y < BLOCKS_WANTED)
         job->batch_step = (job->batch_step + 1) / 2;
+    if (job->batch_step < least) job->batch_step = least;
     return true;
 }
 
@@ -74,6 +86,7 @@ lrpe_scratch lrpe_scratch_of(const tn_lrpe_call *lrpe, const tn_device *device, 
     if (!backward && !lrpe->max) scratch.max = take(&scratch, columns);
     if (!backward && !lrpe->sum) scratch.sum = take(&scratch, columns);
     if (packed) {
+        scratch.shift = take(&scratch, columns);
         scratch.slices = slices_of(lrpe, backward ? job.packs : lrpe->width / (lrpe->grid.angles / job.packs));
         scratch.partials = take(&scratch, (backward ? 1 : 2) * scratch.slices * columns);
     }
@@ -82,23 +95,32 @@ lrpe_scratch lrpe_scratch_of(const tn_lrpe_call *lrpe, const tn_device *device, 
 
 /* ---- softmax over the tokens, on chip ---- */
 
-/* Bytes of a block: several of them on a multiprocessor, so that some read while others write. */
-#define SLAB_BYTES (72 << 10)
-#define SLAB_BLOCKS_WANTED 264
+/* Bytes of a block: three of them share a multiprocessor, so that some read while others write. */
+#define SLAB_BYTES (64 << 10)
+#define SLAB_BLOCKS_WANTED 1056
+#define SLAB_FEW_TOKENS 256 /* of a block: fewer are not worth the exchange */
 
-lrpe_slab lrpe_slab_of(const lrpe_job &job, const tn_device *device, bool backward) {
-    lrpe_slab slab = {}, none = {};
-    int parts = (job.call.kind == TN_ROTATE ? 2 : 1) + (backward ? 2 : 0);
-    if (device->cuda_path != TN_CUDA_HOPPER || job.call.dtheta) return none;
-    slab.packs = job.packs % 2 == 0 ? 2 : 1;
-    slab.threads = LRPE_THREADS;
-    int64_t rows = job.call.batch * job.heads * (job.packs / slab.packs), per_thread = slab.threads / slab.packs;
-    for (slab.blocks = 1; slab.blocks <= 16; slab.blocks *= 2) {
+static lrpe_slab slab_of_packs(const lrpe_job &job, bool backward, int packs) {
+    lrpe_slab slab = {};
+    int64_t parts = (job.call.kind == TN_ROTATE ? 2 : 1) + (backward ? 2 : 0), per_thread = LRPE_SLAB_THREADS / packs;
+    int64_t rows = job.call.batch * job.heads * (job.packs / packs);
+    slab.packs = packs;
+    for (slab.blocks = 1; slab.blocks <= LRPE_SLAB_BLOCKS; slab.blocks *= 2) {
         int64_t tokens = (job.tokens + slab.blocks - 1) / slab.blocks, kept = (tokens + per_thread - 1) / per_thread;
         slab.tokens = (uint32_t)tokens;
-        slab.bytes = (size_t)(kept * slab.threads * parts * 16);
-        bool fills = rows * slab.blocks >= SLAB_BLOCKS_WANTED || tokens <= per_thread || slab.blocks == 8;
+        slab.bytes = (size_t)(kept * LRPE_SLAB_THREADS * parts * 16);
+        bool fills = rows * slab.blocks >= SLAB_BLOCKS_WANTED || tokens <= SLAB_FEW_TOKENS || slab.blocks == LRPE_SLAB_BLOCKS;
         if (slab.bytes <= SLAB_BYTES && fills && rows * slab.blocks <= INT32_MAX) return slab;
     }
-    return none;
+    slab.blocks = 0;
+    return slab;
+}
+
+/* As many packs of a row as fit: their bytes lie side by side. One alone would be half of a sector of memory. */
+lrpe_slab lrpe_slab_of(const lrpe_job &job, const tn_device *device, bool backward) {
+    lrpe_slab slab = {};
+    if (device->cuda_path != TN_CUDA_HOPPER || job.call.dtheta) return slab;
+    for (int packs = 4; packs >= 1 && slab.blocks == 0; packs /= 2)
+        if (job.packs % packs == 0 && (packs > 1 || job.packs == 1)) slab = slab_of_packs(job, backward, packs);
+    return slab;
 }

@@ -25,12 +25,12 @@ enum { LRPE_ANY_ACT = -1, LRPE_SOFTMAX_TOKENS = -2 };
 struct lrpe_job {
     tn_lrpe_call call;
     uint32_t tokens, heads, leading, axes, extent[TN_LRPE_MAX_AXES], span, rows;
-    int lanes_log2;      /* threads of a row */
-    uint32_t packs;      /* of them used */
-    bool tokens_fastest; /* neighbouring rows: tokens of a head; else heads of a token */
-    int64_t batch_step;  /* batches a block walks */
-    const float *column_max, *column_sum, *column_dots; /* softmax over tokens: [b, h, d] each */
-    float *parts;                                        /* of dtheta: [block row][head][W] */
+    int lanes_log2;                                                    /* threads of a row */
+    uint32_t packs;                                                    /* of them used */
+    bool tokens_fastest;                                               /* neighbouring rows: tokens of a head; else heads of a token */
+    int64_t batch_step;                                                /* batches a block walks */
+    const float *column_max, *column_sum, *column_shift, *column_dots; /* softmax over tokens: [b, h, d] each */
+    float *parts;                                                      /* of dtheta: [block row][head][W] */
 };
 
 /* ---- where a thread stands ---- */
@@ -99,13 +99,14 @@ struct lrpe_reach {
 
     template <int N>
     __device__ __forceinline__ lrpe_reach(const lrpe_job &job, const lrpe_features<N> &features, uint32_t token)
-        : first(lrpe_coordinate(job, token, features.axis)), second(features.split < N ? lrpe_coordinate(job, token, features.axis + 1) : 0),
-          split(features.split) {}
+        : first(lrpe_coordinate(job, token, features.axis)),
+          second(features.split < N ? lrpe_coordinate(job, token, features.axis + 1) : 0), split(features.split) {}
     __device__ __forceinline__ const tn_lrpe_position &operator[](int j) const { return j < split ? first : second; }
 };
 
 /* One test for all of a pack, so that the near ones run side by side. */
-template <typename T, int N> __device__ __forceinline__ void lrpe_sincos(const lrpe_reach &reach, const float *theta, float *sine, float *cosine) {
+template <typename T, int N>
+__device__ __forceinline__ void lrpe_sincos(const lrpe_reach &reach, const float *theta, float *sine, float *cosine) {
     bool near = true;
 #pragma unroll
     for (int j = 0; j < N; j++) near &= tn_lrpe_is_near(reach[j].near, theta[j]);
@@ -125,37 +126,35 @@ template <typename T, int N> __device__ __forceinline__ void lrpe_sincos(const l
     }
 }
 
-/* Angles of a thread that walks the tokens `step` apart. For bf16 along one axis it turns the last ones on by step * theta: 4 instructions
- * a feature; each turn adds 5e-7 at most, and there are at most some hundred. */
+/* Angles of a thread that walks tokens `step` apart, there and back. For bf16 along one axis it turns the last ones by step * theta: 4
+ * instructions a feature; each turn adds 5e-7 at most, and there are at most some hundred. */
 template <typename T, int N> struct lrpe_walk {
     float sine[N], cosine[N], step_sine[N], step_cosine[N];
-    uint32_t turns_from; /* the first token that may be reached by a turn */
+    uint32_t step;
+    bool turns;
 
-    __device__ __forceinline__ lrpe_walk(const lrpe_job &job, const lrpe_place &first, uint32_t step) {
-        turns_from = UINT32_MAX;
-        if (sizeof(T) == 4 || job.axes > 1) return;
-        const lrpe_features<N> features(job, first);
-        turns_from = (first.token > job.leading ? first.token : job.leading) + step;
-        bool near = true;
+    __device__ __forceinline__ lrpe_walk(const lrpe_job &job, const lrpe_place &at, uint32_t apart)
+        : step(apart), turns(sizeof(T) == 2 && job.axes == 1) {
+        const lrpe_features<N> features(job, at);
+        lrpe_sincos<T, N>(lrpe_reach(job, features, at.token), features.theta, sine, cosine);
 #pragma unroll
-        for (int j = 0; j < N; j++) {
-            near &= tn_lrpe_is_near((float)step, features.theta[j]);
+        for (int j = 0; j < N && sizeof(T) == 2; j++) {
+            turns &= tn_lrpe_is_near((float)step, features.theta[j]);
             tn_lrpe_sincos_fast((float)step, features.theta[j], &step_sine[j], &step_cosine[j]);
         }
-        if (!near) turns_from = UINT32_MAX;
     }
-    /* Must be called for each of the walk's tokens in turn; theta is read again where it is needed, so that no register holds it. */
-    __device__ __forceinline__ void reach(const lrpe_job &job, const lrpe_place &at) {
-        if (at.token < turns_from) {
+    /* Must be called for each token of the walk in turn. */
+    __device__ __forceinline__ void to(const lrpe_job &job, const lrpe_place &at, bool back) {
+        if (turns && at.token >= job.leading + (back ? 0 : step)) {
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                float along = cosine[j], across = sine[j], turn = back ? -step_sine[j] : step_sine[j];
+                cosine[j] = along * step_cosine[j] - across * turn;
+                sine[j] = across * step_cosine[j] + along * turn;
+            }
+        } else { /* theta is read again, so that no register holds it */
             const lrpe_features<N> features(job, at);
             lrpe_sincos<T, N>(lrpe_reach(job, features, at.token), features.theta, sine, cosine);
-            return;
-        }
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-            float turned = cosine[j] * step_cosine[j] - sine[j] * step_sine[j];
-            sine[j] = sine[j] * step_cosine[j] + cosine[j] * step_sine[j];
-            cosine[j] = turned;
         }
     }
 };
@@ -173,7 +172,8 @@ template <int N> __device__ __forceinline__ void lrpe_table_load(const lrpe_job 
     }
 }
 /* By one head where all share it. */
-template <int N> __device__ __forceinline__ void lrpe_table_store(const lrpe_job &job, const lrpe_place &at, const float *sine, const float *cosine) {
+template <int N>
+__device__ __forceinline__ void lrpe_table_store(const lrpe_job &job, const lrpe_place &at, const float *sine, const float *cosine) {
     if (!at.inside || (job.call.grid.theta_heads == 1 && at.head != 0)) return;
     float *row = lrpe_table_row(job, at), *sines = row + job.call.grid.angles;
 #pragma unroll
@@ -220,19 +220,28 @@ template <typename T, int N> __device__ __forceinline__ float lrpe_softmax_weigh
         x[j] = lrpe_weight<T>(x[j], shift);
         sum += x[j];
     }
-    return 1.0f / lrpe_team_sum(inside ? sum : 0.0f, lanes);
+    return tn_reciprocal(lrpe_team_sum(inside ? sum : 0.0f, lanes));
 }
 
-/* exp(x - max) / sum of N neighbouring columns. */
-template <typename T, int N> __device__ __forceinline__ void lrpe_softmax_column(float *x, const float *max, const float *sum, bool inside) {
-    float shift[4], total[4];
+/* exp(x - max) / sum is 2^(x log2 e - this). */
+__device__ __forceinline__ float lrpe_column_shift(float max, float sum) {
+    float log2_sum;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(log2_sum) : "f"(sum));
+    return fmaf(max, LRPE_LOG2_E, log2_sum);
+}
+/* exp(x - max) / sum of N neighbouring columns, which begin at `column`; for bf16 in one product and one exponential. */
+template <typename T, int N> __device__ __forceinline__ void lrpe_softmax_columns(const lrpe_job &job, int64_t column, float *x) {
 #pragma unroll
     for (int j = 0; j < N; j += 4) {
-        if (inside) {
-            *(float4 *)shift = *(const float4 *)(max + j);
-            *(float4 *)total = *(const float4 *)(sum + j);
+        const float4 shift = *(const float4 *)((sizeof(T) == 4 ? job.column_max : job.column_shift) + column + j);
+        const float each[4] = { shift.x, shift.y, shift.z, shift.w };
 #pragma unroll
-            for (int i = 0; i < 4; i++) x[j + i] = lrpe_weight<T>(x[j + i], lrpe_shift<T>(shift[i])) * tn_reciprocal(total[i]);
+        for (int i = 0; i < 4; i++) x[j + i] = lrpe_weight<T>(x[j + i], each[i]);
+        if (sizeof(T) == 4) {
+            const float4 sum = *(const float4 *)(job.column_sum + column + j);
+            const float total[4] = { sum.x, sum.y, sum.z, sum.w };
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[j + i] *= tn_reciprocal(total[i]);
         }
     }
 }
@@ -260,25 +269,26 @@ __device__ __forceinline__ void lrpe_apply(const lrpe_job &job, int64_t b, const
         for (int j = 0; j < Parts * N; j++) x[j] *= scale;
     } else if (Act == LRPE_SOFTMAX_TOKENS) {
 #pragma unroll
-        for (int part = 0; part < Parts; part++) {
-            int64_t column = lrpe_column(job, b, at) + part * job.call.grid.angles;
-            lrpe_softmax_column<T, N>(x + part * N, job.column_max + column, job.column_sum + column, at.inside);
-        }
+        for (int part = 0; part < Parts && at.inside; part++)
+            lrpe_softmax_columns<T, N>(job, lrpe_column(job, b, at) + part * job.call.grid.angles, x + part * N);
     } else if (Act == LRPE_ANY_ACT) TN_WITH_ACT(job.call.act, Chosen, (lrpe_act_of<Chosen, Parts * N>(x)))
     else lrpe_act_of<Act, Parts * N>(x);
 }
 
-/* d, the gradient of act(x), becomes that of x. */
+/* d, the gradient of a softmax over features, becomes that of x, which holds the weights already. */
+template <int N> __device__ __forceinline__ void lrpe_softmax_slope(const float *x, float scale, bool inside, int lanes, float *d) {
+    float dot = 0;
+#pragma unroll
+    for (int j = 0; j < N; j++) dot += x[j] * d[j];
+    dot = lrpe_team_sum(inside ? dot : 0.0f, lanes) * scale;
+#pragma unroll
+    for (int j = 0; j < N; j++) d[j] = x[j] * scale * (d[j] - dot);
+}
+
+/* The same for any other act of x. */
 template <typename T, int Act, int Parts, int N>
 __device__ __forceinline__ void lrpe_apply_slope(const lrpe_job &job, int64_t b, const lrpe_place &at, float *x, float *d) {
-    if (Act == TN_SOFTMAX) {
-        float dot = 0, scale = lrpe_softmax_weights<T, Parts * N>(x, at.inside, 1 << job.lanes_log2);
-#pragma unroll
-        for (int j = 0; j < Parts * N; j++) dot += x[j] * d[j];
-        dot = lrpe_team_sum(at.inside ? dot : 0.0f, 1 << job.lanes_log2) * scale;
-#pragma unroll
-        for (int j = 0; j < Parts * N; j++) d[j] = x[j] * scale * (d[j] - dot);
-    } else if (Act == LRPE_SOFTMAX_TOKENS) {
+    if (Act == LRPE_SOFTMAX_TOKENS) {
         lrpe_apply<T, Act, Parts, N>(job, b, at, x);
         if (at.inside) {
 #pragma unroll
@@ -301,7 +311,8 @@ template <int Kind, int N> __device__ __forceinline__ void lrpe_turn(const float
         o[N + j] = Kind == TN_ROTATE ? x[j] * sine[j] + x[N + j] * cosine[j] : x[j] * sine[j];
     }
 }
-template <int Kind, int N> __device__ __forceinline__ void lrpe_turn_back(const float *d, const float *sine, const float *cosine, float *dx) {
+template <int Kind, int N>
+__device__ __forceinline__ void lrpe_turn_back(const float *d, const float *sine, const float *cosine, float *dx) {
 #pragma unroll
     for (int j = 0; j < N; j++) {
         dx[j] = d[j] * cosine[j] + d[N + j] * sine[j];
@@ -314,7 +325,8 @@ template <int Kind, int N> __device__ __forceinline__ void lrpe_turn_back(const 
 /* Of the packed kernels that give a thread a row: rows, and batches. */
 static inline dim3 lrpe_row_blocks(const lrpe_job &job) {
     int64_t threads = (int64_t)job.rows << job.lanes_log2;
-    return dim3((unsigned)((threads + LRPE_THREADS - 1) / LRPE_THREADS), (unsigned)((job.call.batch + job.batch_step - 1) / job.batch_step));
+    return dim3((unsigned)((threads + LRPE_THREADS - 1) / LRPE_THREADS),
+                (unsigned)((job.call.batch + job.batch_step - 1) / job.batch_step));
 }
 
 /* False: the plain kernels must run. `job` is complete but for its pointers to scratch. */
@@ -324,7 +336,7 @@ bool lrpe_can_pack(const tn_lrpe_call *lrpe, const tn_device *device, lrpe_job *
 struct lrpe_scratch {
     int64_t n_parts; /* rows of parts of dtheta */
     int64_t slices;  /* of the tokens, for statistics of a softmax over them */
-    int64_t parts, max, sum, dots, partials, total;
+    int64_t parts, max, sum, shift, dots, partials, total;
 };
 lrpe_scratch lrpe_scratch_of(const tn_lrpe_call *lrpe, const tn_device *device, bool backward);
 
@@ -333,14 +345,16 @@ cudaError_t lrpe_backward_plain(const tn_lrpe_call *lrpe, const lrpe_scratch &sc
 cudaError_t lrpe_sum_parts(const tn_lrpe_call *lrpe, int64_t n_parts, const void *parts, cudaStream_t stream);
 
 /* Statistics of the columns of a softmax over tokens, by slices of the tokens; partials: 2 [b, slices, h, d]. */
-cudaError_t lrpe_column_statistics(const lrpe_job &job, int64_t slices, float *partials, float *max, float *sum, cudaStream_t stream);
-cudaError_t lrpe_column_products(const lrpe_job &job, int64_t slices, float *partials, float *dots, cudaStream_t stream);
+cudaError_t lrpe_column_statistics(const lrpe_job &job, int64_t slices, float *partials, float *max, float *sum, float *shift,
+                                   cudaStream_t stream);
+cudaError_t lrpe_column_products(const lrpe_job &job, int64_t slices, float *partials, float *shift, float *dots, cudaStream_t stream);
 
 /* A pass of softmax over tokens with a head's columns kept on chip: how its blocks are cut. */
+#define LRPE_SLAB_THREADS 128
+#define LRPE_SLAB_BLOCKS 16
 struct lrpe_slab {
-    int blocks;   /* of a cluster; 0: it does not fit */
-    int packs;    /* pairs of packs (rotate) or packs of a token that a block has */
-    int threads;
+    int blocks;      /* of a cluster, at most LRPE_SLAB_BLOCKS; 0: it does not fit */
+    int packs;       /* pairs of packs (rotate) or packs of a token that a block has */
     uint32_t tokens; /* of a block */
     size_t bytes;    /* of shared memory */
 };

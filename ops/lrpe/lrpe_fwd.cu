@@ -3,53 +3,45 @@
 
 namespace {
 
-/* Ahead: packs (of each part of a row) that a thread has under way; Blocks: of a multiprocessor, at least. */
-template <typename T, int Kind, int Act, int Ahead, int Blocks> __global__ void __launch_bounds__(LRPE_THREADS, Blocks) lrpe_forward_packs(const __grid_constant__ lrpe_job job) {
+/* Blocks: of a multiprocessor, at least. */
+template <typename T, int Kind, int Act, int Blocks>
+__global__ void __launch_bounds__(LRPE_THREADS, Blocks) lrpe_forward_packs(const __grid_constant__ lrpe_job job) {
     constexpr int N = tn_pack<T>::n, Parts = Kind == TN_ROTATE ? 2 : 1;
     const lrpe_place at = lrpe_place_of(job, N);
     const int64_t angles = job.call.grid.angles, begin = blockIdx.y * job.batch_step;
     const int64_t end = begin + job.batch_step < job.call.batch ? begin + job.batch_step : job.call.batch;
-    const int64_t x_step = job.call.x_stride.batch, o_step = job.call.o_stride.batch;
-    const T *x = (const T *)job.call.x + lrpe_offset(job.call.x_stride, at) + begin * x_step;
-    T *o = (T *)job.call.o + lrpe_offset(job.call.o_stride, at) + begin * o_step;
-    uint4 raw[Ahead][Parts];
+    const T *x = (const T *)job.call.x + lrpe_offset(job.call.x_stride, at) + begin * job.call.x_stride.batch;
+    T *o = (T *)job.call.o + lrpe_offset(job.call.o_stride, at) + begin * job.call.o_stride.batch;
+    uint4 raw[Parts];
 #pragma unroll
-    for (int a = 0; a < Ahead; a++)
-#pragma unroll
-        for (int part = 0; part < Parts; part++) raw[a][part] = tn_ask_pack(x + a * x_step + part * angles, at.inside && begin + a < end);
-    x += Ahead * x_step;
+    for (int part = 0; part < Parts; part++) raw[part] = tn_ask_pack(x + part * angles, at.inside);
 
     float sine[N], cosine[N];
     const lrpe_features<N> features(job, at);
     lrpe_sincos<T, N>(lrpe_reach(job, features, at.token), features.theta, sine, cosine);
     if (job.call.table && blockIdx.y == 0) lrpe_table_store<N>(job, at, sine, cosine);
 
-    for (int64_t first = begin; first < end; first += Ahead) {
+    for (int64_t b = begin; b < end; b++) {
+        float value[Parts * N], out[2 * N];
+        x += job.call.x_stride.batch;
 #pragma unroll
-        for (int a = 0; a < Ahead; a++) {
-            int64_t b = first + a;
-            if (b >= end) break;
-            float value[Parts * N], out[2 * N];
-#pragma unroll
-            for (int part = 0; part < Parts; part++) {
-                tn_open_pack<T>(raw[a][part], value + part * N);
-                raw[a][part] = tn_ask_pack(x + part * angles, at.inside && b + Ahead < end);
-            }
-            x += x_step;
-            lrpe_apply<T, Act, Parts, N>(job, b, at, value);
-            lrpe_turn<Kind, N>(value, sine, cosine, out);
-            if (at.inside) {
-                tn_put_pack(o, out);
-                tn_put_pack(o + angles, out + N);
-            }
-            o += o_step;
+        for (int part = 0; part < Parts; part++) {
+            tn_open_pack<T>(raw[part], value + part * N);
+            raw[part] = tn_ask_pack(x + part * angles, at.inside && b + 1 < end);
         }
+        lrpe_apply<T, Act, Parts, N>(job, b, at, value);
+        lrpe_turn<Kind, N>(value, sine, cosine, out);
+        if (at.inside) {
+            tn_put_pack(o, out);
+            tn_put_pack(o + angles, out + N);
+        }
+        o += job.call.o_stride.batch;
     }
 }
 
 template <typename T, int Kind, int Act> void launch(const lrpe_job &job, dim3 grid, cudaStream_t stream) {
-    constexpr int Ahead = Kind == TN_ROTATE ? 3 : 4, Blocks = Act == LRPE_SOFTMAX_TOKENS ? 2 : 3;
-    lrpe_forward_packs<T, Kind, Act, Ahead, Blocks><<<grid, LRPE_THREADS, 0, stream>>>(job);
+    constexpr int Blocks = Act == LRPE_SOFTMAX_TOKENS ? 3 : 4;
+    lrpe_forward_packs<T, Kind, Act, Blocks><<<grid, LRPE_THREADS, 0, stream>>>(job);
 }
 
 template <typename T, int Kind> void launch_act(const lrpe_job &job, dim3 grid, cudaStream_t stream) {
@@ -63,11 +55,12 @@ template <typename T, int Kind> void launch_act(const lrpe_job &job, dim3 grid, 
 void forward_packs(const lrpe_job &job, cudaStream_t stream) {
     dim3 grid = lrpe_row_blocks(job);
     bool rotate = job.call.kind == TN_ROTATE;
-    if (job.call.dtype == TN_F32) rotate ? launch_act<float, TN_ROTATE>(job, grid, stream) : launch_act<float, TN_COSINE>(job, grid, stream);
+    if (job.call.dtype == TN_F32)
+        rotate ? launch_act<float, TN_ROTATE>(job, grid, stream) : launch_act<float, TN_COSINE>(job, grid, stream);
     else rotate ? launch_act<tn_cuda_bf16, TN_ROTATE>(job, grid, stream) : launch_act<tn_cuda_bf16, TN_COSINE>(job, grid, stream);
 }
 
-}  // namespace
+} // namespace
 
 extern "C" tn_status tn_lrpe_forward_cuda(tn_op_call *call) {
     tn_lrpe_call lrpe;
@@ -87,9 +80,10 @@ extern "C" tn_status tn_lrpe_forward_cuda(tn_op_call *call) {
     } else {
         float *space = (float *)call->workspace, *max = lrpe.max ? (float *)lrpe.max : space + scratch.max;
         float *sum = lrpe.sum ? (float *)lrpe.sum : space + scratch.sum;
-        error = lrpe_column_statistics(job, scratch.slices, space + scratch.partials, max, sum, stream);
+        error = lrpe_column_statistics(job, scratch.slices, space + scratch.partials, max, sum, space + scratch.shift, stream);
         job.column_max = max;
         job.column_sum = sum;
+        job.column_shift = space + scratch.shift;
         forward_packs(job, stream);
     }
     if (error == cudaSuccess) error = cudaGetLastError();

@@ -15,9 +15,10 @@ template <typename W> struct turn {
     int64_t coordinate;
 };
 
-template <typename T> __device__ turn<tn_wide<T>> turn_of(const tn_lrpe_call &call, int64_t token, int64_t head, int64_t feature, bool from_table) {
+template <typename T>
+__device__ turn<tn_wide<T>> turn_of(const tn_lrpe_call &call, int64_t token, int64_t head, int64_t feature, bool from_table) {
     typedef tn_wide<T> W;
-    turn<W> t = {1, 0, 0};
+    turn<W> t = { 1, 0, 0 };
     int axis = tn_lrpe_axis(&call.grid, feature);
     if (axis >= 0) {
         t.coordinate = tn_lrpe_coordinate(&call.grid, token, axis);
@@ -45,7 +46,8 @@ template <typename T> __device__ const T *row_of(const void *data, const tn_lrpe
 }
 
 /* act(x) of a feature. */
-template <typename T> __device__ tn_wide<T> value_of(const tn_lrpe_call &call, const statistics<tn_wide<T>> &of, const T *x, int64_t feature) {
+template <typename T>
+__device__ tn_wide<T> value_of(const tn_lrpe_call &call, const statistics<tn_wide<T>> &of, const T *x, int64_t feature) {
     typedef tn_wide<T> W;
     W value = tn_widen(x[feature * call.x_stride.feature]);
     if (call.softmax == TN_LRPE_SOFTMAX_FEATURES) return tn_exp_of(value - of.max) / of.sum;
@@ -78,7 +80,8 @@ __device__ tn_wide<T> turned_back(const tn_lrpe_call &call, const T *d, int64_t 
 }
 
 /* Maximum and sum of a row for a softmax over its features. */
-template <typename T> __device__ void row_statistics(const tn_lrpe_call &call, const T *x, statistics<tn_wide<T>> *of, tn_wide<T> *scratch) {
+template <typename T>
+__device__ void row_statistics(const tn_lrpe_call &call, const T *x, statistics<tn_wide<T>> *of, tn_wide<T> *scratch) {
     typedef tn_wide<T> W;
     W max = (W)-INFINITY, sum = 0;
     for (int64_t f = threadIdx.x; f < call.width; f += PLAIN_THREADS) {
@@ -90,7 +93,9 @@ template <typename T> __device__ void row_statistics(const tn_lrpe_call &call, c
     of->sum = tn_block_sum(sum, scratch);
 }
 
-template <typename W> __device__ void point_at_columns(const tn_lrpe_call &call, statistics<W> *of, int64_t b, int64_t head, const W *max, const W *sum, const W *dots) {
+template <typename W>
+__device__ void point_at_columns(const tn_lrpe_call &call, statistics<W> *of, int64_t b, int64_t head, const W *max, const W *sum,
+                                 const W *dots) {
     int64_t at = (b * call.heads + head) * call.width;
     of->column_max = max + at;
     of->column_sum = sum + at;
@@ -114,7 +119,9 @@ template <typename T> __global__ void __launch_bounds__(PLAIN_THREADS) plain_col
     sum[i] = total;
 }
 
-template <typename T> __global__ void __launch_bounds__(PLAIN_THREADS) plain_column_products(tn_lrpe_call call, const tn_wide<T> *max, const tn_wide<T> *sum, tn_wide<T> *dots) {
+template <typename T>
+__global__ void __launch_bounds__(PLAIN_THREADS)
+    plain_column_products(tn_lrpe_call call, const tn_wide<T> *max, const tn_wide<T> *sum, tn_wide<T> *dots) {
     typedef tn_wide<T> W;
     int64_t i = (int64_t)blockIdx.x * PLAIN_THREADS + threadIdx.x, feature = i % call.width, row = i / call.width;
     if (row >= call.batch * call.heads) return;
@@ -130,7 +137,8 @@ template <typename T> __global__ void __launch_bounds__(PLAIN_THREADS) plain_col
 
 /* ---- rows ---- */
 
-template <typename T> __global__ void __launch_bounds__(PLAIN_THREADS) plain_forward(tn_lrpe_call call, const tn_wide<T> *max, const tn_wide<T> *sum) {
+template <typename T>
+__global__ void __launch_bounds__(PLAIN_THREADS) plain_forward(tn_lrpe_call call, const tn_wide<T> *max, const tn_wide<T> *sum) {
     typedef tn_wide<T> W;
     __shared__ W scratch[TN_WARP];
     for (int64_t row = blockIdx.x; row < call.batch * call.grid.tokens * call.heads; row += gridDim.x) {
@@ -154,14 +162,16 @@ template <typename T> __global__ void __launch_bounds__(PLAIN_THREADS) plain_for
 
 /* One row of backward; dA of feature f times its coordinate is added to part[f], unless part is NULL. */
 template <typename T>
-__device__ void backward_row(const tn_lrpe_call &call, const statistics<tn_wide<T>> &of, int64_t b, int64_t token, int64_t head, tn_wide<T> *part) {
+__device__ void backward_row(const tn_lrpe_call &call, const statistics<tn_wide<T>> &of, int64_t b, int64_t token, int64_t head,
+                             tn_wide<T> *part) {
     typedef tn_wide<T> W;
     const T *d = row_of<T>(call.d, call.do_stride, b, token, head), *x = call.x ? row_of<T>(call.x, call.x_stride, b, token, head) : NULL;
     T *dx = call.dx ? (T *)row_of<T>(call.dx, call.dx_stride, b, token, head) : NULL;
     int64_t angles = call.grid.angles, step = call.do_stride.feature;
     for (int64_t f = threadIdx.x; f < angles; f += PLAIN_THREADS) {
         turn<W> t = turn_of<T>(call, token, head, f, call.table != NULL);
-        W d1 = tn_widen(d[f * step]), d2 = tn_widen(d[(f + angles) * step]), dx1 = d1 * t.cosine + d2 * t.sine, across = d2 * t.cosine - d1 * t.sine;
+        W d1 = tn_widen(d[f * step]), d2 = tn_widen(d[(f + angles) * step]), dx1 = d1 * t.cosine + d2 * t.sine,
+          across = d2 * t.cosine - d1 * t.sine;
         if (dx) dx[f] = tn_narrow<T>(slope_of<T>(call, of, x, f, dx1));
         if (dx && call.kind == TN_ROTATE) dx[f + angles] = tn_narrow<T>(slope_of<T>(call, of, x, f + angles, across));
         if (!part) continue;
@@ -173,8 +183,8 @@ __device__ void backward_row(const tn_lrpe_call &call, const statistics<tn_wide<
 
 /* Block: a run of tokens of one head, all batches. */
 template <typename T>
-__global__ void __launch_bounds__(PLAIN_THREADS)
-    plain_backward(tn_lrpe_call call, int64_t runs, const tn_wide<T> *max, const tn_wide<T> *sum, const tn_wide<T> *dots, tn_wide<T> *parts) {
+__global__ void __launch_bounds__(PLAIN_THREADS) plain_backward(tn_lrpe_call call, int64_t runs, const tn_wide<T> *max,
+                                                                const tn_wide<T> *sum, const tn_wide<T> *dots, tn_wide<T> *parts) {
     typedef tn_wide<T> W;
     __shared__ W scratch[TN_WARP];
     int64_t head = blockIdx.x % call.heads, run = blockIdx.x / call.heads, length = (call.grid.tokens + runs - 1) / runs;
@@ -189,7 +199,8 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
                 const T *d = row_of<T>(call.d, call.do_stride, b, token, head), *x = row_of<T>(call.x, call.x_stride, b, token, head);
                 row_statistics<T>(call, x, &of, scratch);
                 W dot = 0;
-                for (int64_t f = threadIdx.x; f < call.width; f += PLAIN_THREADS) dot += value_of<T>(call, of, x, f) * turned_back<T>(call, d, token, head, f);
+                for (int64_t f = threadIdx.x; f < call.width; f += PLAIN_THREADS)
+                    dot += value_of<T>(call, of, x, f) * turned_back<T>(call, d, token, head, f);
                 of.dot = tn_block_sum(dot, scratch);
             }
             backward_row<T>(call, of, b, token, head, part);
@@ -230,11 +241,12 @@ template <typename T> void backward(const tn_lrpe_call &lrpe, const lrpe_scratch
     typedef tn_wide<T> W;
     const W *max = (const W *)lrpe.max, *sum = (const W *)lrpe.sum;
     W *dots = workspace + scratch.dots, *parts = workspace + scratch.parts;
-    if (lrpe.softmax == TN_LRPE_SOFTMAX_TOKENS) plain_column_products<T><<<column_blocks(&lrpe), PLAIN_THREADS, 0, stream>>>(lrpe, max, sum, dots);
+    if (lrpe.softmax == TN_LRPE_SOFTMAX_TOKENS)
+        plain_column_products<T><<<column_blocks(&lrpe), PLAIN_THREADS, 0, stream>>>(lrpe, max, sum, dots);
     plain_backward<T><<<(unsigned)(scratch.n_parts * lrpe.heads), PLAIN_THREADS, 0, stream>>>(lrpe, scratch.n_parts, max, sum, dots, parts);
 }
 
-}  // namespace
+} // namespace
 
 cudaError_t lrpe_forward_plain(const tn_lrpe_call *lrpe, const lrpe_scratch &scratch, void *workspace, cudaStream_t stream) {
     TN_WITH_FLOAT(lrpe->dtype, T, (forward<T>(*lrpe, scratch, (tn_wide<T> *)workspace, stream)));

@@ -236,6 +236,33 @@ const tn_sample tn_lrpe_samples[] = {
     { .name = "no-batch", .in = { EMPTY(0, 3, 2, 6), SHAPE(2, 3) }, .attrs = "{\"kind\": \"rotate\", \"cache\": true}" },
     { .name = "no-width", .in = { EMPTY(2, 3, 2, 0), SHAPE(2, 3) }, .attrs = ROTATE },
 
+    /* whole packs of 16 bytes, also three of them, and an axis that ends inside one */
+    { .name = "packs", .in = { SHAPE(2, 5, 3, 48), SHAPE(3, 24) }, .attrs = ROTATE },
+    { .name = "packs-offset_t", .in = { SHAPE(2, 5, 3, 48), SHAPE(1, 1), AT(5) }, .attrs = ROTATE },
+    { .name = "packs-silu-2d",
+      .in = { SHAPE(2, 3, 8, 48), SHAPE(3, 12) },
+      .attrs = "{\"kind\": \"rotate\", \"act\": \"silu\", \"shape\": [2, 3], \"l\": 2, \"layout\": \"bhnd\", \"cache\": true}" },
+    { .name = "packs-gelu-cosine", .in = { SHAPE(3, 5, 2, 24), SHAPE(1, 24) }, .attrs = "{\"kind\": \"cosine\", \"act\": \"gelu\"}" },
+    { .name = "packs-softmax", .in = { SHAPE(2, 5, 3, 48), SHAPE(3, 24) }, .attrs = "{\"kind\": \"rotate\", \"act\": \"softmax\"}" },
+    { .name = "packs-softmax-2d-cosine",
+      .in = { SHAPE(2, 2, 6, 24), SHAPE(2, 9) },
+      .attrs = "{\"kind\": \"cosine\", \"act\": \"softmax\", \"shape\": [2, 3], \"layout\": \"bhnd\"}" },
+    { .name = "packs-softmax-tokens",
+      .in = { SHAPE(2, 9, 2, 48), SHAPE(2, 24) },
+      .attrs = "{\"kind\": \"rotate\", \"act\": \"softmax\", \"dim\": 1, \"l\": 3}" },
+    { .name = "packs-softmax-tokens-3d-cosine",
+      .in = { SHAPE(1, 2, 29, 24), SHAPE(1, 9) },
+      .attrs = "{\"kind\": \"cosine\", \"act\": \"softmax\", \"dim\": 2, \"shape\": [3, 3, 3], \"l\": 2, \"layout\": \"bhnd\", "
+               "\"cache\": true}" },
+    { .name = "packs-softmax-tokens-long",
+      .in = { SHAPE(1, 1500, 2, 64), SHAPE(2, 32) },
+      .attrs = "{\"kind\": \"rotate\", \"act\": \"softmax\", \"dim\": 1, \"l\": 100}",
+      .no_gradcheck = true },
+    { .name = "packs-softmax-tokens-huge",
+      .in = { LIST(huge, 1, 7, 2, 32), SHAPE(2, 16) },
+      .attrs = "{\"kind\": \"rotate\", \"act\": \"softmax\", \"dim\": 1}",
+      .no_gradcheck = true },
+
     /* errors */
     { .name = "kind-missing", .in = { SHAPE(2, 3, 2, 6), SHAPE(2, 3) }, .error = TN_ERR_ARGUMENT, .message = "kind" },
     { .name = "three-axes", .in = { SHAPE(3, 2, 6), SHAPE(2, 3) }, .attrs = ROTATE, .error = TN_ERR_SHAPE, .message = "four axes" },

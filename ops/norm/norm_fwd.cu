@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(Long ? LONG_THREADS : NORM_THREADS, resident_b
 #pragma unroll
     for (int p = 0; p < PACKS && !Long; p++) {
         int64_t column = first_column + p * step;
-        raw_weight[p] = tn_ask_pack((const T *)job.weight + column, column < job.d);
-        if (Layer) raw_bias[p] = tn_ask_pack((const T *)job.bias + column, column < job.d);
+        raw_weight[p] = tn_ask_kept_pack((const T *)job.weight + column, column < job.d);
+        if (Layer) raw_bias[p] = tn_ask_kept_pack((const T *)job.bias + column, column < job.d);
     }
 
     for (int round = 0; round < rounds && row - team.mine() < job.rows; round++, row += ROWS * teams) {
@@ -144,13 +144,16 @@ template <typename T> __global__ void norm_forward_plain(tn_norm_rows job) {
     }
 }
 
-#define MOST_ROUNDS 8
+/* One round as a rule, since blocks that come and go keep the multiprocessors equally busy. Short rows of bf16 that need more than x and
+ * weight would fetch as much for all rows as for each, so they take some. Long blocks are alone on a multiprocessor. */
+#define SHORT_ROUNDS 3
 
 template <typename T, int NUMBERS, int Kind, bool Long = false>
 void launch(const tn_norm_rows &job, norm_shape shape, int multiprocessors, cudaStream_t stream) {
-    int64_t at_once = (int64_t)(shape.threads / shape.lanes) * (Long ? 1 : 32 / NUMBERS),
-            rounds = job.rows / (at_once * multiprocessors * 8);
-    rounds = Long ? (job.rows + multiprocessors - 1) / multiprocessors : rounds < 1 ? 1 : rounds > MOST_ROUNDS ? MOST_ROUNDS : rounds;
+    int64_t at_once = (int64_t)(shape.threads / shape.lanes) * (Long ? 1 : 32 / NUMBERS), rounds = 1;
+    if (Long) rounds = (job.rows + multiprocessors - 1) / multiprocessors;
+    else if (sizeof(T) == 2 && Kind != NORM_RMS && shape.lanes <= TN_WARP && job.rows > at_once * multiprocessors * 8 * SHORT_ROUNDS)
+        rounds = SHORT_ROUNDS;
     unsigned blocks = tn_blocks(job.rows, at_once * rounds);
     norm_forward_packed<T, NUMBERS, Kind, Long><<<blocks, shape.threads, 0, stream>>>(job, shape.lanes, (int)rounds);
 }

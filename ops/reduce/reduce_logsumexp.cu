@@ -106,7 +106,7 @@ template <typename T, bool Packed, bool Nested>
 __global__ void __launch_bounds__(TN_REDUCE_THREADS)
     lse_rows_backward(lse_gradient<T> g, const tn_reduce_plan plan, const tn_reduce_cut cut) {
     typedef tn_wide<T> W;
-    constexpr int N = Packed ? tn_pack<T>::n : 1, U = Packed ? 4 : 8;
+    constexpr int N = Packed ? tn_pack<T>::n : 1, U = Packed ? 4 : tn_reduce_singly<W>::loads;
     int thread = threadIdx.x & (cut.x - 1);
     int64_t n_items = plan.n_reduced / N;
     for (int64_t block = blockIdx.x; block < cut.n_blocks; block += gridDim.x) {
@@ -142,7 +142,7 @@ template <typename T, bool Packed, bool Nested>
 __global__ void __launch_bounds__(TN_REDUCE_THREADS)
     lse_columns_backward(lse_gradient<T> g, const tn_reduce_plan plan, const tn_reduce_cut cut) {
     typedef tn_wide<T> W;
-    constexpr int N = Packed ? tn_pack<T>::n : 1, U = Packed ? 4 : 8;
+    constexpr int N = Packed ? tn_pack<T>::n : 1, U = Packed ? 4 : tn_reduce_singly<W>::loads;
     int y = threadIdx.y % cut.y, z = threadIdx.y / cut.y;
     for (int64_t block = blockIdx.x; block < cut.n_blocks; block += gridDim.x) {
         int64_t task = block * cut.z + z, unit = task / cut.n_chunks, chunk = task - unit * cut.n_chunks;
