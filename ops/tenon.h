@@ -29,6 +29,7 @@
 #include "../libtensor/memory.h"
 #include "../libtensor/safetensors.h"
 #include "../libtensor/tensor.h"
+#include "attention_cache.h"
 #include "lao.h"
 #include "op_headers.h"
 #include "registry.h"
