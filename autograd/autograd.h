@@ -39,6 +39,17 @@ TN_API bool tn_backward_with(tn_tensor *root, tn_backward_args args);
 /* Several roots at once (outputs of one graph), each with its upstream gradient (NULL only for one-element roots). */
 TN_API bool tn_backward_many(tn_tensor *const *roots, tn_tensor *const *grads, int n_roots, bool retain);
 
+/* ---- activations made again instead of kept ---- */
+
+/* A block of a model: makes its output of `in` by calls of the library. Run twice on the same input it must do the same; random numbers
+ * are the same both times. */
+typedef tn_tensor *(*tn_checkpoint_fn)(void *user, tn_tensor *const *in, int n_in);
+
+/* run(user, in, n_in), of which the tape keeps nothing but `in`: backward runs it again, then back. Gradients of inputs, and of the parameters
+ * that the block uses, are those without tn_checkpoint to the bit. `user`, and what it points to, must be there until backward. At most 15
+ * inputs; blocks may lie within blocks. */
+TN_API tn_tensor *tn_checkpoint(tn_context *cx, tn_checkpoint_fn run, void *user, tn_tensor *const *in, int n_in);
+
 /* ---- what the tape holds ---- */
 
 typedef struct tn_saved_entry {
