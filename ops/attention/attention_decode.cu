@@ -20,7 +20,12 @@
 
 namespace {
 
-constexpr int THREADS = 128, MOST_RANKS = 64; /* of the query */
+constexpr int MOST_RANKS = 64; /* of the query */
+
+/* More than 16 heads (wide), or not: stages of a long part's pipeline, and blocks of a short one that share a multiprocessor. */
+constexpr int WIDE_STAGES = 5, NARROW_STAGES = 3, WIDE_BLOCKS = 3, NARROW_BLOCKS = 2;
+/* Short sequences: twice the warps share a tile of 64 keys, all that a block has. */
+constexpr int SHORT_WARPS = 8, SHORT_STAGES = 2;
 
 struct decode_args {
     const tn_cuda_bf16 *aq, *bq, *ak, *bk, *av, *bv;
@@ -31,19 +36,23 @@ struct decode_args {
     int64_t m, chunk;
     int b, h, rq, n_parts;
     int head_step;        /* heads that a block writes */
+    int stages;           /* that a block has room for: all, or one for each of its tiles and one for the query's factors */
     float scale, scale_v; /* of t ak, in powers of 2 */
     bool hopper;
 };
 
 /* ---- a block's memory ---- */
 
-template <int D, int E, int MT> struct shape_of {
-    static constexpr int HEADS = 16 * MT, KEY_WARPS = 4 / MT, KEYS = 16 * KEY_WARPS, STAGES = MT == 2 ? 5 : 3;
+template <int D, int E, int MT, int W> struct shape_of {
+    static constexpr int THREADS = TN_WARP * W, WARPS = W;
+    static constexpr int HEADS = 16 * MT, KEY_WARPS = W / MT, KEYS = 16 * KEY_WARPS;
+    static constexpr int STAGES = W == SHORT_WARPS ? SHORT_STAGES : MT == 2 ? WIDE_STAGES : NARROW_STAGES;
+    static constexpr int BLOCKS = MT == 2 && W != SHORT_WARPS ? WIDE_BLOCKS : NARROW_BLOCKS;
     static constexpr int BK = KEYS * D * 2, BV = KEYS * E * 2, A = KEYS * HEADS * 2, STAGE = BK + BV + 2 * A, Q = HEADS * D * 2;
     static constexpr int ROW = E + 8; /* of a merged o, so that the rows of a fragment lie in other banks */
-    static constexpr int BYTES = STAGES * STAGE + Q;
+    __host__ __device__ static constexpr int bytes(int stages) { return stages * STAGE + Q; }
     static_assert(MOST_RANKS * (D + HEADS) * 2 <= STAGE, "the query's factors lie where the last stage will be");
-    static_assert(KEY_WARPS * HEADS * (ROW + 2) * 4 <= STAGES * STAGE, "the merge runs where the stages were");
+    static_assert(KEY_WARPS * HEADS * (ROW + 2) * 4 <= bytes(2), "the merge runs where the stages were");
 };
 
 /* Where a block works: heads from head0 (a multiple of 8) on, of which it writes [first, last); keys [begin, end). */
@@ -65,14 +74,33 @@ __device__ __forceinline__ place place_of(const decode_args &a, int heads) {
     return p;
 }
 
+/* Rows of `pieces` pieces of 16 bytes (zeros behind them, and behind the rows there are) into a tile. A thread stays with its piece and goes
+ * down the rows by a multiple of 8, so that neither the permutation nor anything else is worked out twice: with cold caches instructions come
+ * no faster than data, and code of few instructions is what makes short sequences quick. */
+template <int THREADS, int ROWS, int ROW_BYTES>
+__device__ __forceinline__ void fetch_rows(uint32_t to, const tn_cuda_bf16 *from, int64_t stride, int pieces, int there) {
+    constexpr int PIECES = ROW_BYTES / 16, STEP = THREADS / PIECES;
+    static_assert(STEP % 8 == 0 && (ROWS % STEP == 0 || ROWS < STEP), "rows of a thread are permuted alike");
+    int row = threadIdx.x / PIECES, piece = threadIdx.x % PIECES;
+    bool mine = piece < pieces;
+    if (ROWS < STEP && row >= ROWS) return;
+    from += (int64_t)row * stride + piece * 8;
+    to += tn_at_piece<ROW_BYTES>(row, piece);
+#pragma unroll
+    for (int i = 0; i < (ROWS + STEP - 1) / STEP; i++) {
+        bool here = mine && row + i * STEP < there;
+        tn_at_copy_16(to + i * STEP * ROW_BYTES, here ? from + i * STEP * stride : from - (int64_t)row * stride - piece * 8, here);
+    }
+}
+
 template <typename S, int D, int E>
 __device__ __forceinline__ void fetch_tile(const decode_args &a, const place &p, uint32_t stage, int64_t key) {
     int there = (int)min((int64_t)S::KEYS, p.end - key);
     int64_t row = p.batch * a.m + key;
-    tn_at_fetch<THREADS, S::KEYS, D * 2>(stage, a.bk + row * D, D, D / 8, there);
-    tn_at_fetch<THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
-    tn_at_fetch<THREADS, S::KEYS, E * 2>(stage + S::BK, a.bv + row * E, E, E / 8, there);
-    tn_at_fetch<THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
+    fetch_rows<S::THREADS, S::KEYS, D * 2>(stage, a.bk + row * D, D, D / 8, there);
+    fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
+    fetch_rows<S::THREADS, S::KEYS, E * 2>(stage + S::BK, a.bv + row * E, E, E / 8, there);
+    fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
 }
 
 /* The query's factors, where the last stage will be: bq [ranks][D], then aq [HEADS][64], zeros behind the ranks there are and the heads
@@ -80,22 +108,23 @@ __device__ __forceinline__ void fetch_tile(const decode_args &a, const place &p,
  * comes by cp.async joins the next group. */
 template <typename S, int D> __device__ __forceinline__ void fetch_query(const decode_args &a, const place &p, unsigned char *to) {
     const tn_cuda_bf16 *aq = a.aq + (p.batch * a.h + p.head0) * a.rq, *bq = a.bq + p.batch * a.rq * D;
-    int heads = p.pieces * 8, ranks = (a.rq + 15) / 16 * 16, whole = a.rq % 8 == 0;
+    int heads = p.pieces * 8, ranks = (a.rq + 15) / 16 * 16;
     uint32_t bq_at = tn_at_shared(to), aq_at = bq_at + MOST_RANKS * D * 2;
-    for (int i = threadIdx.x; i < ranks * (D / 8); i += THREADS) {
-        int r = i / (D / 8), piece = i % (D / 8);
-        bool here = r < a.rq;
-        tn_at_copy_16(bq_at + tn_at_piece<D * 2>(r, piece), bq + (here ? r : 0) * D + piece * 8, here);
-    }
-    for (int i = threadIdx.x; whole && i < S::HEADS * (ranks / 8); i += THREADS) {
-        int head = i / (ranks / 8), piece = i % (ranks / 8);
-        bool here = head < heads && piece * 8 < a.rq;
-        tn_at_copy_16(aq_at + tn_at_piece<MOST_RANKS * 2>(head, piece), aq + (here ? head * a.rq + piece * 8 : 0), here);
-    }
-    for (int i = threadIdx.x; !whole && i < S::HEADS * ranks; i += THREADS) {
-        int head = i / ranks, r = i % ranks;
-        *(tn_cuda_bf16 *)(to + MOST_RANKS * D * 2 + tn_at_piece<MOST_RANKS * 2>(head, r / 8) + r % 8 * 2) =
-            head < heads && r < a.rq ? aq[head * a.rq + r] : __float2bfloat16_rn(0.0f);
+#pragma unroll 1
+    for (int r = 0; r < ranks; r += 16) fetch_rows<S::THREADS, 16, D * 2>(bq_at + r * D * 2, bq + r * D, D, D / 8, a.rq - r);
+    constexpr int THREADS_OF_HEAD = S::THREADS / S::HEADS;
+    int head = threadIdx.x / THREADS_OF_HEAD;
+    if (a.rq % 8 == 0) {
+#pragma unroll 1
+        for (int piece = threadIdx.x % THREADS_OF_HEAD; piece < ranks / 8; piece += THREADS_OF_HEAD) {
+            bool here = head < heads && piece * 8 < a.rq;
+            tn_at_copy_16(aq_at + tn_at_piece<MOST_RANKS * 2>(head, piece), here ? aq + head * a.rq + piece * 8 : aq, here);
+        }
+    } else {
+#pragma unroll 1
+        for (int r = threadIdx.x % THREADS_OF_HEAD; r < ranks; r += THREADS_OF_HEAD)
+            *(tn_cuda_bf16 *)(to + MOST_RANKS * D * 2 + tn_at_piece<MOST_RANKS * 2>(head, r / 8) + r % 8 * 2) =
+                head < heads && r < a.rq ? aq[head * a.rq + r] : __float2bfloat16_rn(0.0f);
     }
 }
 
@@ -197,50 +226,90 @@ __device__ __forceinline__ void take_tile(const decode_args &a, const uint32_t (
 
 /* ---- merging ---- */
 
+constexpr int MOST_BLOCKS = 8; /* of a cluster */
+
 struct merged {
     float sum, most;
 };
 
-/* Four columns of a head's o from parts 0 .. n - 1, of which row(i) gives the place and stat(i) that of maximum and sum. */
-template <typename Row, typename Stat> __device__ __forceinline__ float4 merge_row(int n, Row row, Stat stat, merged *all) {
-    float most = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++) most = fmaxf(most, stat(i)[0]);
-    float4 o = make_float4(0, 0, 0, 0);
-    for (int i = 0; i < n; i++) {
-        const float *mine = stat(i);
-        float weight = mine[0] == -INFINITY ? 0.0f : tn_at_exp2(mine[0] - most);
-        float4 part = *(const float4 *)row(i);
-        sum += weight * mine[1];
-        o.x += weight * part.x, o.y += weight * part.y, o.z += weight * part.z, o.w += weight * part.w;
+/* Columns of a head's o that a lane has: a warp has them all. */
+template <int E> struct row_piece {
+    static constexpr int N = E / TN_WARP;
+    alignas(N * 4) float x[N];
+};
+
+/* A head's o from parts 0 .. n - 1 (at most 32), of which row(i) gives the place and stat(i) that of maximum and sum. A lane asks for one
+ * part's maximum and sum and for its columns of TOGETHER parts before it waits for any. */
+template <int E, int TOGETHER, typename Row, typename Stat>
+__device__ __forceinline__ row_piece<E> merge_row(int n, Row row, Stat stat, merged *all) {
+    constexpr int N = row_piece<E>::N;
+    int lane = threadIdx.x % TN_WARP;
+    float2 mine = lane < n ? *(const float2 *)stat(lane) : make_float2(-INFINITY, 0.0f);
+    row_piece<E> o = {};
+    float weight = 0;
+#pragma unroll 1
+    for (int first = 0; first < n; first += TOGETHER) {
+        row_piece<E> part[TOGETHER];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const float *from = row(min(first + i, n - 1)) + lane * N;
+            if (N == 4) *(float4 *)part[i].x = *(const float4 *)from;
+            else *(float2 *)part[i].x = *(const float2 *)from;
+        }
+        if (first == 0) {
+            float most = tn_warp_max(mine.x);
+            weight = mine.x == -INFINITY ? 0.0f : tn_at_exp2(mine.x - most);
+            *all = { tn_warp_sum(weight * mine.y), most };
+        }
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            float of_part = __shfl_sync(0xffffffffu, weight, min(first + i, TN_WARP - 1));
+            if (first + i < n)
+#pragma unroll
+                for (int j = 0; j < N; j++) o.x[j] += of_part * part[i].x[j];
+        }
     }
-    *all = { sum, most };
     return o;
 }
 
-/* Four columns of a head's o, and with the first of them its log-sum-exp. */
-__device__ __forceinline__ void write_row(const decode_args &a, int64_t batch, int head, int E, int column, float4 o, merged all) {
+/* A head's o and log-sum-exp. */
+template <int E> __device__ __forceinline__ void write_row(const decode_args &a, int64_t batch, int head, row_piece<E> o, merged all) {
+    constexpr int N = row_piece<E>::N;
+    int lane = threadIdx.x % TN_WARP;
     float factor = all.sum == 0 ? 0.0f : a.scale_v / all.sum;
-    uint2 words = make_uint2(tn_at_pair(o.x * factor, o.y * factor), tn_at_pair(o.z * factor, o.w * factor));
-    *(uint2 *)(a.o + (batch * a.h + head) * E + column) = words;
-    if (a.lse && column == 0) a.lse[batch * a.h + head] = all.sum == 0 ? -INFINITY : (all.most + log2f(all.sum)) * 0.693147181f;
+    uint32_t words[N / 2];
+#pragma unroll
+    for (int j = 0; j < N; j += 2) words[j / 2] = tn_at_pair(o.x[j] * factor, o.x[j + 1] * factor);
+    tn_cuda_bf16 *to = a.o + (batch * a.h + head) * E + lane * N;
+    if (N == 4) *(uint2 *)to = make_uint2(words[0], words[N / 2 - 1]);
+    else *(uint32_t *)to = words[0];
+    if (a.lse && lane == 0) a.lse[batch * a.h + head] = all.sum == 0 ? -INFINITY : (all.most + log2f(all.sum)) * 0.693147181f;
 }
 
-__device__ __forceinline__ void write_part(const decode_args &a, int64_t batch, int part, int head, int E, int column, float4 o,
-                                           merged all) {
+template <int E> __device__ __forceinline__ void row_to(float *to, const row_piece<E> &o) {
+    constexpr int N = row_piece<E>::N;
+    to += threadIdx.x % TN_WARP * N;
+    if (N == 4) *(float4 *)to = *(const float4 *)o.x;
+    else *(float2 *)to = *(const float2 *)o.x;
+}
+
+template <int E>
+__device__ __forceinline__ void write_part(const decode_args &a, int64_t batch, int part, int head, row_piece<E> o, merged all) {
+    int lane = threadIdx.x % TN_WARP;
     int64_t at = (batch * a.n_parts + part) * a.h + head;
-    *(float4 *)(a.parts + at * E + column) = o;
-    if (column == 0) *(float2 *)(a.parts + (int64_t)a.b * a.n_parts * a.h * E + at * 2) = make_float2(all.most, all.sum);
+    row_to<E>(a.parts + at * E, o);
+    if (lane == 0) *(float2 *)(a.parts + (int64_t)a.b * a.n_parts * a.h * E + at * 2) = make_float2(all.most, all.sum);
 }
 
-template <int D, int E, int MT> __global__ void __launch_bounds__(THREADS, 2) decode(decode_args a) {
-    using S = shape_of<D, E, MT>;
+template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP *W, shape_of<D, E, MT, W>::BLOCKS) decode(decode_args a) {
+    using S = shape_of<D, E, MT, W>;
     extern __shared__ __align__(128) unsigned char memory[];
     int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP, warp_heads = warp % MT * 16, key_warp = warp / MT;
     place p = place_of(a, S::HEADS); /* rows of heads that there are not hold anything, and are not written */
     uint32_t stages = tn_at_shared(memory);
     int n_tiles = p.end > p.begin ? (int)((p.end - p.begin + S::KEYS - 1) / S::KEYS) : 0;
 
-    unsigned char *factors = memory + (S::STAGES - 1) * S::STAGE, *query = memory + S::STAGES * S::STAGE;
+    unsigned char *factors = memory + (a.stages - 1) * S::STAGE, *query = memory + a.stages * S::STAGE;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (a.parts) cudaTriggerProgrammaticLaunchCompletion();
 #endif
@@ -262,6 +331,7 @@ template <int D, int E, int MT> __global__ void __launch_bounds__(THREADS, 2) de
 
     warp_state<E> w = {};
     w.most[0] = w.most[1] = -INFINITY;
+#pragma unroll 1
     for (int tile = 0; tile < n_tiles; tile++) {
         tn_at_copy_wait<S::STAGES - 2>();
         __syncthreads();
@@ -274,7 +344,7 @@ template <int D, int E, int MT> __global__ void __launch_bounds__(THREADS, 2) de
     tn_at_copy_wait<0>();
     __syncthreads();
 
-    /* The warps of the same heads, through shared memory. */
+    /* What the warps have of their heads, for all the cluster to see. */
     float *rows = (float *)memory, *stats = rows + S::KEY_WARPS * S::HEADS * S::ROW;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -288,62 +358,75 @@ template <int D, int E, int MT> __global__ void __launch_bounds__(THREADS, 2) de
             *(float2 *)(rows + at * S::ROW + t * 8 + lane % 4 * 2) = make_float2(w.o[t][2 * i], w.o[t][2 * i + 1]);
     }
     __syncthreads();
-    constexpr int PER_ROW = E / 4;
-    int size = 1;
+    int size = 1, rank = 0;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     namespace cg = cooperative_groups;
     auto cluster = cg::this_cluster();
-    size = (int)cluster.num_blocks();
+    size = (int)cluster.num_blocks(), rank = (int)cluster.block_rank();
 #endif
-    for (int i = threadIdx.x; i < S::HEADS * PER_ROW; i += THREADS) {
-        int row = i / PER_ROW, column = i % PER_ROW * 4, head = p.head0 + row;
-        bool mine = head >= p.first && head < p.last;
+    /* A warp takes a head and merges what the block's warps have of it: in place, since nobody else reads that row. */
+#pragma unroll 1
+    for (int row = warp; row < S::HEADS; row += S::WARPS) {
+        int head = p.head0 + row;
         merged all;
-        float4 o = merge_row(
-            S::KEY_WARPS, [&](int k) { return rows + (k * S::HEADS + row) * S::ROW + column; },
-            [&](int k) { return stats + (k * S::HEADS + row) * 2; }, &all);
-        if (size > 1) { /* in place: no other thread reads this part of the row; the sums go where nobody reads any more, below */
-            *(float4 *)(rows + row * S::ROW + column) = o;
-            if (column == 0) ((float2 *)(stats + S::KEY_WARPS * S::HEADS * 2))[row] = make_float2(all.most, all.sum);
-        } else if (mine) {
-            if (a.parts) write_part(a, p.batch, blockIdx.x, head, E, column, o, all);
-            else write_row(a, p.batch, head, E, column, o, all);
+        row_piece<E> o = merge_row<E, S::KEY_WARPS>(
+            S::KEY_WARPS, [&](int i) { return rows + (i * S::HEADS + row) * S::ROW; },
+            [&](int i) { return stats + (i * S::HEADS + row) * 2; }, &all);
+        if (size > 1) {
+            row_to<E>(rows + row * S::ROW, o);
+            if (lane == 0) *(float2 *)(stats + row * 2) = make_float2(all.most, all.sum);
+        } else if (head >= p.first && head < p.last) {
+            if (a.parts) write_part<E>(a, p.batch, blockIdx.x, head, o, all);
+            else write_row<E>(a, p.batch, head, o, all);
         }
     }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (size == 1) return;
     cluster.sync();
-    float *totals = stats + S::KEY_WARPS * S::HEADS * 2;
-    for (int i = (int)cluster.block_rank() * THREADS + threadIdx.x; i < S::HEADS * PER_ROW; i += size * THREADS) {
-        int row = i / PER_ROW, column = i % PER_ROW * 4, head = p.head0 + row;
+#pragma unroll 1
+    for (int row = rank * S::WARPS + warp; row < S::HEADS; row += size * S::WARPS) {
+        int head = p.head0 + row;
         if (head < p.first || head >= p.last) continue;
         merged all;
-        float4 o = merge_row(
-            size, [&](int k) { return cluster.map_shared_rank(rows, k) + row * S::ROW + column; },
-            [&](int k) { return cluster.map_shared_rank(totals, k) + row * 2; }, &all);
-        if (a.parts) write_part(a, p.batch, blockIdx.x / size, head, E, column, o, all);
-        else write_row(a, p.batch, head, E, column, o, all);
+        row_piece<E> o = merge_row<E, MOST_BLOCKS>(
+            size, [&](int i) { return cluster.map_shared_rank(rows, i) + row * S::ROW; },
+            [&](int i) { return cluster.map_shared_rank(stats, i) + row * 2; }, &all);
+        if (a.parts) write_part<E>(a, p.batch, blockIdx.x / size, head, o, all);
+        else write_row<E>(a, p.batch, head, o, all);
     }
-    cluster.sync();
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    /* Nobody's memory goes while others read it. Nothing was written that they need, so o is not waited for. */
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
 
+constexpr int MERGE_THREADS = 128;
+
 /* The parts in the workspace; a warp takes a head. On Hopper it is started before the parts are there, and waits. */
-template <int E> __global__ void __launch_bounds__(THREADS) merge_parts(decode_args a) {
+template <int E> __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(decode_args a) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();
 #endif
-    int64_t at = (int64_t)blockIdx.x * (THREADS / TN_WARP) + threadIdx.x / TN_WARP;
+    int64_t at = (int64_t)blockIdx.x * (MERGE_THREADS / TN_WARP) + threadIdx.x / TN_WARP;
     if (at >= (int64_t)a.b * a.h) return;
     int64_t batch = at / a.h, head = at % a.h;
     const float *stats = a.parts + (int64_t)a.b * a.n_parts * a.h * E;
-    for (int column = threadIdx.x % TN_WARP * 4; column < E; column += TN_WARP * 4) {
-        merged all;
-        float4 o = merge_row(
-            a.n_parts, [&](int k) { return a.parts + ((batch * a.n_parts + k) * a.h + head) * E + column; },
-            [&](int k) { return stats + ((batch * a.n_parts + k) * a.h + head) * 2; }, &all);
-        write_row(a, batch, (int)head, E, column, o, all);
+    merged all = { 0, -INFINITY };
+    row_piece<E> o = {};
+    for (int first = 0; first < a.n_parts; first += TN_WARP) {
+        merged next;
+        int64_t at_first = (batch * a.n_parts + first) * a.h + head;
+        row_piece<E> piece = merge_row<E, MOST_BLOCKS>(
+            min(a.n_parts - first, TN_WARP), [&](int k) { return a.parts + (at_first + (int64_t)k * a.h) * E; },
+            [&](int k) { return stats + (at_first + (int64_t)k * a.h) * 2; }, &next);
+        float most = fmaxf(all.most, next.most), old = all.most == -INFINITY ? 0.0f : tn_at_exp2(all.most - most);
+        float young = next.most == -INFINITY ? 0.0f : tn_at_exp2(next.most - most);
+        all = { all.sum * old + next.sum * young, most };
+#pragma unroll
+        for (int j = 0; j < row_piece<E>::N; j++) o.x[j] = o.x[j] * old + piece.x[j] * young;
     }
+    write_row<E>(a, batch, (int)head, o, all);
 }
 
 /* ---- launches ---- */
@@ -356,30 +439,70 @@ constexpr int64_t SMALL_TILES = 64; /* of a sequence: read as fast as a second k
 
 constexpr int64_t FEW_PARTS = 16; /* cost the second kernel nothing that shows */
 
-/* With few tiles the blocks of a sequence are one cluster, if all clusters can run at once: a GPC does not divide evenly into clusters of 8
- * or 4, so a tenth of the places is left out of account. Else they fill the device, twice over where that leaves few parts. */
+/* A kernel's shape as the host sees it. */
+struct form {
+    int64_t keys, heads, most_stages, most_blocks;
+    bool is_short;
+};
+
+form form_of(const tn_at_problem *p, bool is_short) {
+    if (is_short) return { 64, 32, SHORT_STAGES, NARROW_BLOCKS, true };
+    if (is_wide(p)) return { 32, 32, WIDE_STAGES, WIDE_BLOCKS, false };
+    return { 64, 16, NARROW_STAGES, NARROW_BLOCKS, false };
+}
+
+/* Room for every tile of a block and the query's factors, where that is less than a pipeline. */
+int stages_of(const form &f, int64_t tiles) { return (int)tn_at_within(tiles + 1, 2, f.most_stages); }
+
+int64_t multiprocessors_of(const tn_device *device) { return device->multiprocessors > 0 ? device->multiprocessors : 132; }
+
+/* Blocks that the device runs at once when each takes so many tiles. */
+int64_t places_of(const tn_at_problem *p, const tn_device *device, const form &f, int64_t tiles) {
+    int64_t bytes = stages_of(f, tiles) * f.keys * (p->d + p->e + 2 * f.heads) * 2 + f.heads * p->d * 2 + 1024;
+    int64_t shared = device->shared_bytes > 0 ? device->shared_bytes : 166912;
+    return tn_at_within(shared / bytes, 1, f.most_blocks) * multiprocessors_of(device);
+}
+
+/* The blocks of a sequence as one cluster, of as many blocks as can run at once with those of the others: a GPC does not divide evenly into
+ * clusters of 8 or 4, so a tenth of the places is left out of account. */
+bool split_in_cluster(const tn_at_problem *p, const tn_device *device, const form &f, tn_at_split *split) {
+    int64_t tiles = (p->m + f.keys - 1) / f.keys, blocks = p->b * head_blocks(p);
+    for (int64_t size = MOST_BLOCKS; size > 1; size /= 2) {
+        int64_t each = (tiles + size - 1) / size;
+        if (size > tiles || size * blocks > places_of(p, device, f, each) * 9 / 10 || (f.is_short && each > 1)) continue;
+        *split = { (int)size, (int)size, each * f.keys, f.is_short };
+        return true;
+    }
+    return false;
+}
+
+/* With few tiles the blocks of a sequence are one cluster. Else they fill the device, twice over where that leaves few parts. */
 tn_at_split split_of(const tn_at_problem *p, const tn_device *device) {
-    int64_t keys = is_wide(p) ? 32 : 64, tiles = (p->m + keys - 1) / keys, blocks = p->b * head_blocks(p);
-    int64_t places = 2 * (device->multiprocessors > 0 ? device->multiprocessors : 132);
-    if (tiles < 2 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * keys };
-    for (int64_t size = 8; device->cuda_path == TN_CUDA_HOPPER && tiles <= SMALL_TILES && size > 1; size /= 2)
-        if (size <= tiles && size * blocks <= places * 9 / 10) return { (int)size, (int)size, (tiles + size - 1) / size * keys };
-    int64_t twice = places / blocks, once = twice / 2, splits = twice < FEW_PARTS ? twice : once > FEW_PARTS ? once : FEW_PARTS;
+    form f = form_of(p, false);
+    int64_t tiles = (p->m + f.keys - 1) / f.keys, blocks = p->b * head_blocks(p);
+    if (tiles < 2 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * f.keys, false };
+    tn_at_split split;
+    if (device->cuda_path == TN_CUDA_HOPPER && tiles <= SMALL_TILES) {
+        if (is_wide(p) && split_in_cluster(p, device, form_of(p, true), &split)) return split;
+        if (split_in_cluster(p, device, f, &split)) return split;
+    }
+    int64_t twice = 2 * multiprocessors_of(device) / blocks, once = twice / 2;
+    int64_t splits = twice < FEW_PARTS ? twice : once > FEW_PARTS ? once : FEW_PARTS;
     if (splits > tiles) splits = tiles;
     if (splits < 1) splits = 1;
     int64_t each = (tiles + splits - 1) / splits;
-    return { (int)((tiles + each - 1) / each), 1, each * keys };
+    return { (int)((tiles + each - 1) / each), 1, each * f.keys, false };
 }
 
-template <int D, int E, int MT>
+template <int D, int E, int MT, int W>
 cudaError_t start(const decode_args &a, const tn_at_split &split, int64_t head_groups, cudaStream_t stream) {
-    using S = shape_of<D, E, MT>;
-    cudaError_t error = cudaFuncSetAttribute(decode<D, E, MT>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES);
+    using S = shape_of<D, E, MT, W>;
+    cudaError_t error = cudaFuncSetAttribute(decode<D, E, MT, W>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes(S::STAGES));
     if (error != cudaSuccess) return error;
     cudaLaunchConfig_t how = {};
     how.gridDim = dim3((unsigned)split.splits, (unsigned)a.b, (unsigned)head_groups);
-    how.blockDim = dim3(THREADS);
-    how.dynamicSmemBytes = S::BYTES;
+    how.blockDim = dim3(S::THREADS);
+    how.dynamicSmemBytes = S::bytes(a.stages);
     how.stream = stream;
     cudaLaunchAttribute cluster;
     cluster.id = cudaLaunchAttributeClusterDimension;
@@ -387,12 +510,13 @@ cudaError_t start(const decode_args &a, const tn_at_split &split, int64_t head_g
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     how.attrs = &cluster;
     how.numAttrs = split.cluster > 1 ? 1 : 0;
-    error = cudaLaunchKernelEx(&how, decode<D, E, MT>, a);
+    error = cudaLaunchKernelEx(&how, decode<D, E, MT, W>, a);
     if (error != cudaSuccess || !a.parts) return error;
     cudaLaunchAttribute early;
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
-    how.gridDim = dim3(tn_blocks((int64_t)a.b * a.h, THREADS / TN_WARP));
+    how.gridDim = dim3(tn_blocks((int64_t)a.b * a.h, MERGE_THREADS / TN_WARP));
+    how.blockDim = dim3(MERGE_THREADS);
     how.dynamicSmemBytes = 0;
     how.attrs = &early;
     how.numAttrs = a.hopper ? 1 : 0;
@@ -433,10 +557,17 @@ int tn_at_decode_forward(const tn_at_problem *p, const tn_device *device, void *
     a.chunk = split.chunk;
     a.b = (int)p->b, a.h = (int)p->h, a.rq = (int)p->q.rank;
     a.head_step = heads_of_block(p);
+    form f = form_of(p, split.is_short);
+    a.stages = stages_of(f, split.chunk / f.keys);
     a.scale = (float)(p->q.factor * p->k.factor * log2_e);
     a.scale_v = (float)p->v.factor;
     a.hopper = device->cuda_path == TN_CUDA_HOPPER;
     cudaStream_t on = (cudaStream_t)stream;
-    if (p->d == 128) return (int)(is_wide(p) ? start<128, 128, 2> : start<128, 128, 1>)(a, split, head_blocks(p), on);
-    return (int)(is_wide(p) ? start<64, 64, 2> : start<64, 64, 1>)(a, split, head_blocks(p), on);
+    int64_t groups = head_blocks(p);
+    if (p->d == 128) {
+        if (split.is_short) return (int)start<128, 128, 2, SHORT_WARPS>(a, split, groups, on);
+        return (int)(is_wide(p) ? start<128, 128, 2, 4> : start<128, 128, 1, 4>)(a, split, groups, on);
+    }
+    if (split.is_short) return (int)start<64, 64, 2, SHORT_WARPS>(a, split, groups, on);
+    return (int)(is_wide(p) ? start<64, 64, 2, 4> : start<64, 64, 1, 4>)(a, split, groups, on);
 }

@@ -13,6 +13,7 @@ extern "C" {
 typedef struct tn_at_split {
     int splits, cluster;
     int64_t chunk;
+    bool is_short; /* a block has one tile of 64 keys */
 } tn_at_split;
 
 /* Does the problem fit these kernels? */

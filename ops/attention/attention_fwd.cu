@@ -13,21 +13,21 @@
  *     shared memory | q [128][D] | 2 x ( k [64][D] | v [64][E] | ak [64][16] | av [64][16] ) |
  *
  * Each of the 4 warps has 32 rows: two tiles of mma rows share what is read of k and v. */
-#include "attention_fwd.h"
-#include "attention_tiles.cuh"
+#include "attention_core.cuh"
 
 namespace {
 
 constexpr int THREADS = 128, ROWS = 128, KEYS = 64, HEADS = 16, STAGES = 2;
 
 struct fwd_args {
-    tn_at_problem p;
-    float scale, scale_v; /* of the scores, in powers of 2; of o */
+    tn_at_core c;
+    float scale; /* of the scores, in powers of 2 */
 };
 
 template <int D, int E, bool SHARED> struct shape_of {
     static constexpr int TOKENS = SHARED ? ROWS / HEADS : ROWS;
-    static constexpr int Q = ROWS * D * 2, K = KEYS * D * 2, V = KEYS * E * 2, A = SHARED ? KEYS * HEADS * 2 : 0;
+    static constexpr int Q = ROWS * tn_at_row_bytes<D>, K = KEYS * tn_at_row_bytes<D>, V = KEYS * tn_at_row_bytes<E>,
+                         A = SHARED ? KEYS * HEADS * 2 : 0;
     static constexpr int STAGE = K + V + 2 * A, BYTES = Q + STAGES * STAGE;
 };
 
@@ -38,31 +38,23 @@ struct place {
     int begin, end;       /* the keys that any of its rows sees */
 };
 
-/* Keys [begin, end) that query t sees. */
-__device__ __forceinline__ void keys_seen(const tn_at_problem &p, int64_t batch, int64_t t, int *begin, int *end) {
-    *begin = *end = 0;
-    if (p.cu_seqlens && p.sequences < 1) return;
-    tn_at_span span = tn_at_span_of(&p, p.cu_seqlens ? tn_at_sequence_of(&p, t) : batch);
-    if (t < span.q_begin || t >= span.q_end) return;
-    *begin = (int)span.k_begin;
-    *end = (int)tn_at_seen(&p, &span, t);
-}
-
-template <typename S, bool SHARED> __device__ __forceinline__ place place_of(const tn_at_problem &p) {
+template <typename S, bool SHARED> __device__ __forceinline__ place place_of(const tn_at_core &c) {
+    const tn_at_problem &p = c.p;
     place at;
     int none;
-    at.batch = blockIdx.z;
+    at.batch = c.first_batch + blockIdx.z;
     at.first = (int64_t)(gridDim.x - 1 - blockIdx.x) * S::TOKENS; /* the longest of causal ones first */
     at.head = SHARED ? blockIdx.y * HEADS : blockIdx.y;
     at.pieces = SHARED ? (int)(min((int64_t)HEADS, p.h - at.head) / 8) : 0;
-    keys_seen(p, at.batch, at.first, &at.begin, &none);
-    keys_seen(p, at.batch, min(at.first + S::TOKENS, p.n) - 1, &none, &at.end);
+    tn_at_keys_seen(p, at.batch, at.first, &at.begin, &none);
+    tn_at_keys_seen(p, at.batch, min(at.first + S::TOKENS, p.n) - 1, &none, &at.end);
     at.begin = at.begin / KEYS * KEYS;
     return at;
 }
 
 template <typename S, int D, int E, bool SHARED>
-__device__ __forceinline__ void fetch_tile(const tn_at_problem &p, const place &at, uint32_t stage, int key) {
+__device__ __forceinline__ void fetch_tile(const tn_at_core &c, const place &at, uint32_t stage, int key) {
+    const tn_at_problem &p = c.p;
     int there = at.end - key;
     int64_t row = at.batch * p.m + key;
     if (SHARED) {
@@ -73,9 +65,9 @@ __device__ __forceinline__ void fetch_tile(const tn_at_problem &p, const place &
         tn_at_fetch<THREADS, KEYS, HEADS * 2>(stage + S::K + S::V + S::A, (const tn_cuda_bf16 *)p.v.a + row * p.h + at.head, p.h, at.pieces,
                                               there);
     } else {
-        int64_t head = at.head / (p.h / p.hk);
-        tn_at_fetch<THREADS, KEYS, D * 2>(stage, (const tn_cuda_bf16 *)p.k.x + (row * p.hk + head) * D, p.hk * D, D / 8, there);
-        tn_at_fetch<THREADS, KEYS, E * 2>(stage + S::K, (const tn_cuda_bf16 *)p.v.x + (row * p.hk + head) * E, p.hk * E, E / 8, there);
+        int64_t head = at.head / c.group;
+        tn_at_fetch_rows<THREADS, KEYS, D>(stage, tn_at_of<tn_cuda_bf16>(c.k, blockIdx.z, key, head), c.k.token, there);
+        tn_at_fetch_rows<THREADS, KEYS, E>(stage + S::K, tn_at_of<tn_cuda_bf16>(c.v, blockIdx.z, key, head), c.v.token, there);
     }
 }
 
@@ -133,11 +125,12 @@ __device__ __forceinline__ void take_tile(const fwd_args &a, uint32_t q, uint32_
     for (int k = 0; k < D / 16; k++) {
         uint32_t rows[2][4];
 #pragma unroll
-        for (int i = 0; i < 2; i++) tn_at_load(rows[i], q + tn_at_piece<D * 2>(i * 16 + matrix % 2 * 8 + row8, 2 * k + matrix / 2));
+        for (int i = 0; i < 2; i++)
+            tn_at_load(rows[i], q + tn_at_piece<tn_at_row_bytes<D>>(i * 16 + matrix % 2 * 8 + row8, 2 * k + matrix / 2));
 #pragma unroll
         for (int g = 0; g < KEYS / 16; g++) {
             uint32_t b[4];
-            tn_at_load(b, stage + tn_at_piece<D * 2>(g * 16 + matrix / 2 * 8 + row8, 2 * k + matrix % 2));
+            tn_at_load(b, stage + tn_at_piece<tn_at_row_bytes<D>>(g * 16 + matrix / 2 * 8 + row8, 2 * k + matrix % 2));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 tn_at_multiply_add(s[i][2 * g], rows[i], b[0], b[1]);
@@ -206,7 +199,7 @@ __device__ __forceinline__ void take_tile(const fwd_args &a, uint32_t q, uint32_
 #pragma unroll
         for (int c = 0; c < E / 16; c++) {
             uint32_t b[4];
-            tn_at_load_transposed(b, stage + S::K + tn_at_piece<E * 2>(g * 16 + matrix % 2 * 8 + row8, 2 * c + matrix / 2));
+            tn_at_load_transposed(b, stage + S::K + tn_at_piece<tn_at_row_bytes<E>>(g * 16 + matrix % 2 * 8 + row8, 2 * c + matrix / 2));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 tn_at_multiply_add(w.o[i][2 * c], weights[i], b[0], b[1]);
@@ -226,17 +219,15 @@ template <bool SHARED> __device__ __forceinline__ void row_of(const place &at, i
 template <int D, int E, bool SHARED> __global__ void __launch_bounds__(THREADS, 2) forward(const __grid_constant__ fwd_args a) {
     using S = shape_of<D, E, SHARED>;
     extern __shared__ __align__(128) unsigned char memory[];
-    const tn_at_problem &p = a.p;
-    place at = place_of<S, SHARED>(p);
+    const tn_at_core &c = a.c;
+    const tn_at_problem &p = c.p;
+    place at = place_of<S, SHARED>(c);
     uint32_t query = tn_at_shared(memory), stages = query + S::Q;
     int n_tiles = at.end > at.begin ? (at.end - at.begin + KEYS - 1) / KEYS : 0;
 
-    if (!SHARED) {
-        int there = (int)min((int64_t)ROWS, p.n - at.first);
-        tn_at_fetch<THREADS, ROWS, D * 2>(query, (const tn_cuda_bf16 *)p.q.x + ((at.batch * p.n + at.first) * p.h + at.head) * D, p.h * D,
-                                          D / 8, there);
-    }
-    if (n_tiles > 0) fetch_tile<S, D, E, SHARED>(p, at, stages, at.begin);
+    if (!SHARED)
+        tn_at_fetch_rows<THREADS, ROWS, D>(query, tn_at_of<tn_cuda_bf16>(c.q, blockIdx.z, at.first, at.head), c.q.token, p.n - at.first);
+    if (n_tiles > 0) fetch_tile<S, D, E, SHARED>(c, at, stages, at.begin);
     tn_at_copy_commit();
     if (SHARED) make_query<S, D>(p, at, memory);
 
@@ -250,18 +241,18 @@ template <int D, int E, bool SHARED> __global__ void __launch_bounds__(THREADS, 
             int head;
             row_of<SHARED>(at, i, half, &token, &head);
             w.most[i][half] = -INFINITY;
-            keys_seen(p, at.batch, min(token, p.n - 1), &w.begin[i][half], &w.end[i][half]);
+            tn_at_keys_seen(p, at.batch, min(token, p.n - 1), &w.begin[i][half], &w.end[i][half]);
             w.all_begin = max(w.all_begin, w.begin[i][half]);
             w.all_end = min(w.all_end, w.end[i][half]);
         }
     w.all_begin = __reduce_max_sync(0xffffffffu, w.all_begin);
     w.all_end = __reduce_min_sync(0xffffffffu, w.all_end);
 
-    uint32_t own = query + threadIdx.x / TN_WARP * 32 * D * 2;
+    uint32_t own = query + threadIdx.x / TN_WARP * 32 * tn_at_row_bytes<D>;
     for (int tile = 0; tile < n_tiles; tile++) {
         tn_at_copy_wait<0>();
         __syncthreads();
-        if (tile + 1 < n_tiles) fetch_tile<S, D, E, SHARED>(p, at, stages + (tile + 1) % STAGES * S::STAGE, at.begin + (tile + 1) * KEYS);
+        if (tile + 1 < n_tiles) fetch_tile<S, D, E, SHARED>(c, at, stages + (tile + 1) % STAGES * S::STAGE, at.begin + (tile + 1) * KEYS);
         tn_at_copy_commit();
         take_tile<S, D, E, SHARED>(a, own, stages + tile % STAGES * S::STAGE, at.begin + tile * KEYS, w);
     }
@@ -276,14 +267,14 @@ template <int D, int E, bool SHARED> __global__ void __launch_bounds__(THREADS, 
             float sum = w.sum[i][half];
             sum += __shfl_xor_sync(0xffffffffu, sum, 1);
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            if (token >= p.n || head >= p.h) continue;
-            float factor = sum == 0 ? 0.0f : a.scale_v / sum;
-            tn_cuda_bf16 *o = (tn_cuda_bf16 *)p.o + ((at.batch * p.n + token) * p.h + head) * E + threadIdx.x % 4 * 2;
+            if (token >= p.n || head >= (SHARED ? p.h : c.heads)) continue;
+            float factor = sum == 0 ? 0.0f : c.scale_v / sum;
+            tn_cuda_bf16 *o = tn_at_of<tn_cuda_bf16>(c.o, blockIdx.z, token, head) + threadIdx.x % 4 * 2;
 #pragma unroll
             for (int t = 0; t < E / 8; t++)
                 *(uint32_t *)(o + t * 8) = tn_at_pair(w.o[i][t][2 * half] * factor, w.o[i][t][2 * half + 1] * factor);
             if (p.lse && threadIdx.x % 4 == 0)
-                ((float *)p.lse)[(at.batch * p.h + head) * p.n + token] =
+                ((float *)p.lse)[(at.batch * p.h + c.first_head + head) * p.n + token] =
                     sum == 0 ? -INFINITY : (w.most[i][half] + log2f(sum)) * 0.693147181f;
         }
 }
@@ -292,25 +283,22 @@ template <int D, int E, bool SHARED> cudaError_t start(const fwd_args &a, cudaSt
     using S = shape_of<D, E, SHARED>;
     cudaError_t error = cudaFuncSetAttribute(forward<D, E, SHARED>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES);
     if (error != cudaSuccess) return error;
-    dim3 grid((unsigned)((a.p.n + S::TOKENS - 1) / S::TOKENS), (unsigned)(SHARED ? (a.p.h + HEADS - 1) / HEADS : a.p.h), (unsigned)a.p.b);
+    const tn_at_core &c = a.c;
+    dim3 grid((unsigned)((c.p.n + S::TOKENS - 1) / S::TOKENS), (unsigned)(SHARED ? (c.p.h + HEADS - 1) / HEADS : c.heads),
+              (unsigned)c.batches);
     forward<D, E, SHARED><<<grid, THREADS, S::BYTES, stream>>>(a);
     return cudaGetLastError();
 }
 
-bool is_aligned(const tn_at_operand &x) { return tn_aligned16(x.x) && tn_aligned16(x.a); }
-
 } // namespace
 
-bool tn_at_fused_fits(const tn_at_problem *p, const tn_device *device) {
-    if (device->cuda_path == TN_CUDA_PLAIN || p->dtype != TN_BF16 || p->d != p->e || (p->d != 64 && p->d != 128)) return false;
-    if (p->k.rank && (p->k.rank != 1 || p->v.rank != 1 || p->h % 8)) return false;
-    bool small = p->m < 1 << 30 && p->n < 1 << 30 && p->b < 65536 && p->h < 65536;
-    return small && p->b > 0 && p->n > 0 && is_aligned(p->q) && is_aligned(p->k) && is_aligned(p->v) && tn_aligned16(p->o);
-}
-
-int tn_at_fused_forward(const tn_at_problem *p, void *stream) {
-    fwd_args a = { *p, (float)(p->q.factor * p->k.factor * 1.4426950408889634), (float)p->v.factor };
+int tn_at_core_forward(const tn_at_core *core, void *stream) {
+    fwd_args a = { *core, core->scale * 1.44269504f };
     cudaStream_t on = (cudaStream_t)stream;
-    if (p->d == 128) return (int)(p->k.rank ? start<128, 128, true> : start<128, 128, false>)(a, on);
-    return (int)(p->k.rank ? start<64, 64, true> : start<64, 64, false>)(a, on);
+    int width = (int)core->p.d;
+    if (!core->q.at) return (int)(width == 128 ? start<128, 128, true> : start<64, 64, true>)(a, on);
+    return (int)(width == 128  ? start<128, 128, false>
+                 : width == 96 ? start<96, 96, false>
+                 : width == 64 ? start<64, 64, false>
+                               : start<32, 32, false>)(a, on);
 }
