@@ -1,15 +1,8 @@
 /* Which kernels run the backward of non-causal linear attention, and the small ones between the two passes: they add up, in the order of
  * pieces, what the blocks have left. */
-#include "linear_attention_bwd.h"
-
-#include <cuda_runtime.h>
+#include "linear_attention_bwd_tiles.cuh"
 
 namespace {
-
-/* The blocks that have tiles of a slice: owner(first tile) .. owner(last tile). */
-__device__ __forceinline__ uint32_t owner(const tn_bwd_deal &deal, uint32_t tile) {
-    return (uint32_t)((((uint64_t)tile + 1) * deal.blocks - 1) / deal.all);
-}
 
 struct order {
     int how, width, d; /* width: padded */
@@ -22,18 +15,21 @@ struct order {
     }
     __device__ __forceinline__ int of_encoded(int feature) const {
         if (how != TN_BWD_COSINE) return of_raw(feature);
-        int half = feature >= d, of = feature - half * d, group = of / (width / 2);
-        return group * width + half * (width / 2) + of % (width / 2);
+        int half = feature >= d, of = feature - half * d, run = tn_bwd_shape<64, true, false>::run;
+        return of / run * 2 * run + half * run + of % run;
     }
     __device__ __forceinline__ int of_angle(int angle) const { return how == TN_BWD_ROTATE ? (angle >> 3) * 16 + (angle & 7) : angle; }
 };
 
-/* ds = the parts of dS (+ begin), four columns a thread. */
+/* ds = the parts of dS (+ begin) of the slices that were dealt out, four columns a thread. */
 __global__ void state_sum(tn_bwd_deal deal, order slots, int rows, int e, const float *parts, const float *begin, float *ds) {
-    const int64_t slice = blockIdx.y, padded = (int64_t)(slots.how == TN_BWD_COSINE ? 2 : 1) * slots.width * slots.width;
+    const int64_t slice = blockIdx.y, padded = (int64_t)(slots.how == TN_BWD_COSINE || slots.how == TN_BWD_BROAD ? 2 : 1) * slots.width * slots.width;
     const int per_row = e / 4;
+    tn_bwd_let_next_start();
+    tn_bwd_await_previous();
     uint32_t block = 1, last = 0;
-    if (deal.all) block = owner(deal, (uint32_t)slice * deal.tiles), last = owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
+    if (deal.all)
+        block = tn_bwd_owner(deal, (uint32_t)slice * deal.tiles), last = tn_bwd_owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
     for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < rows * per_row; at += gridDim.x * blockDim.x) {
         int row = at / per_row, column = at % per_row * 4;
         const int64_t to = (slice * rows + row) * e + column;
@@ -49,10 +45,12 @@ __global__ void state_sum(tn_bwd_deal deal, order slots, int rows, int e, const 
 }
 
 __device__ __forceinline__ float pieces_sum(const tn_bwd_deal &deal, int64_t slice, int width, int slot, const float *sums) {
+    if (!deal.tiles) return 0;
+    if (slice < deal.from) return sums[slice * width + slot];
     float sum = 0;
-    if (!deal.all) return sum;
-    const uint32_t last = owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
-    for (uint32_t block = owner(deal, (uint32_t)slice * deal.tiles); block <= last; block++) sum += sums[((int64_t)block + slice) * width + slot];
+    const uint32_t local = (uint32_t)slice - deal.from, last = tn_bwd_owner(deal, (local + 1) * deal.tiles - 1);
+    for (uint32_t block = tn_bwd_owner(deal, local * deal.tiles); block <= last; block++)
+        sum += sums[((int64_t)block + slice) * width + slot];
     return sum;
 }
 
@@ -63,12 +61,13 @@ __global__ void off_sum(tn_bwd_deal deal, int64_t slices, int width, const float
 }
 
 /* dtheta[head][column]: a block adds, for 32 columns of a head, eight runs of slices, then these. */
-__global__ void __launch_bounds__(256) theta_sum(tn_bwd_deal of_q, tn_bwd_deal of_k, tn_lrpe_grid grid, order slots, int64_t slices, int64_t heads,
-                                                 const float *q_sums, const float *k_sums, float *dtheta) {
+__global__ void __launch_bounds__(256) theta_sum(tn_bwd_deal of_q, tn_bwd_deal of_k, tn_lrpe_grid grid, order slots, int64_t slices,
+                                                 int64_t heads, const float *q_sums, const float *k_sums, float *dtheta) {
     __shared__ float runs[8][32];
     const int64_t head = blockIdx.y, column = (int64_t)blockIdx.x * 32 + threadIdx.x % 32, step = grid.theta_heads == 1 ? 1 : heads;
     const int run = (int)threadIdx.x / 32;
     float sum = 0;
+    tn_bwd_await_previous();
     if (column < grid.theta_width)
         for (int64_t slice = head + run * step; slice < slices; slice += 8 * step)
             for (int64_t angle = column; angle < grid.angles && tn_lrpe_axis(&grid, angle) >= 0; angle += grid.theta_width) {
@@ -85,17 +84,20 @@ __global__ void __launch_bounds__(256) theta_sum(tn_bwd_deal of_q, tn_bwd_deal o
 /* ---- the host's side ---- */
 
 struct plan {
-    bool tiles, wgmma; /* false: the plain kernels */
+    bool tiles, wgmma; /* tiles false: the plain kernels */
+    bool broad;        /* d above 128 */
+    uint32_t own;      /* slices that every block takes whole; 0: the passes are kernels of their own */
     int width;         /* padded */
     tn_bwd_deal q, k;
     /* In the workspace, in floats. */
     size_t parts, ds, q_sums, k_sums, q_off, k_off, total;
 };
 
-tn_bwd_deal make_deal(const tn_la_problem *p, int64_t tokens, int multiprocessors) {
+tn_bwd_deal make_deal(const tn_la_problem *p, int64_t tokens, uint32_t from, int multiprocessors) {
     tn_bwd_deal deal;
+    deal.from = from;
     deal.tiles = (uint32_t)((tokens + TN_BWD_TOKENS - 1) / TN_BWD_TOKENS);
-    deal.all = deal.tiles * (uint32_t)(p->b * p->h);
+    deal.all = deal.tiles * ((uint32_t)(p->b * p->h) - from);
     deal.blocks = deal.all < (uint32_t)multiprocessors ? deal.all : (uint32_t)multiprocessors;
     deal.heads = (uint32_t)p->h;
     return deal;
@@ -103,23 +105,32 @@ tn_bwd_deal make_deal(const tn_la_problem *p, int64_t tokens, int multiprocessor
 
 bool aligned(const void *x) { return ((uintptr_t)x & 15) == 0; }
 bool strides_fit(const tn_la_strides &stride) { return stride.batch % 8 == 0 && stride.token % 8 == 0 && stride.head % 8 == 0; }
-bool operand_fits(const tn_la_operand &operand) {
+bool operand_fits(const tn_la_operand &operand, int64_t widest) {
     const tn_lrpe_grid &grid = operand.grid;
     const int64_t far = (int64_t)1 << 24;
-    if (!aligned(operand.x) || !strides_fit(operand.stride) || operand.width % 16 || operand.width > 128) return false;
+    if (!aligned(operand.x) || !strides_fit(operand.stride) || operand.width % 16 || operand.width > widest) return false;
     return !operand.encoded || (operand.tokens < far / 2 && grid.offset < far / 2 && grid.offset > -far / 2);
 }
+
+/* Do the kernels for 129 to 256 features have all that is asked for? */
+bool is_broad(const tn_la_problem *p) { return p->d > 128 && !p->encoded && p->q.act == TN_NONE && p->k.act == TN_NONE && p->v.act == TN_NONE; }
 
 /* Can the kernels of tiles take it? */
 bool takes_tiles(const tn_op_call *call, const tn_la_problem *p) {
     const tn_device *device = call->device;
     if (p->dtype != TN_BF16 || device->cuda_path == TN_CUDA_PLAIN) return false;
-    if (!operand_fits(p->q) || !operand_fits(p->k) || !operand_fits(p->v) || (p->has_gate && !operand_fits(p->g))) return false;
+    const int64_t widest = is_broad(p) ? 256 : 128;
+    if (!operand_fits(p->q, widest) || !operand_fits(p->k, widest) || !operand_fits(p->v, 128) || (p->has_gate && !operand_fits(p->g, 128))) return false;
     if (!strides_fit(p->o_stride) || !aligned(p->d_o) || !aligned(p->dstate_out) || !aligned(p->s) || !aligned(p->dstate)) return false;
     if (!aligned(p->dq) || !aligned(p->dk) || !aligned(p->dv) || !aligned(p->dg)) return false;
     const int64_t slices = p->b * p->h, tokens = p->n > p->m ? p->n : p->m;
     return slices <= 65535 && slices * (tokens / TN_BWD_TOKENS + 1) < (int64_t)1 << 31;
 }
+
+bool fits(const tn_device *device, int shared_bytes) { return shared_bytes >= 0 && (size_t)shared_bytes <= device->shared_bytes; }
+
+/* Is a slice of so many tokens better taken whole? Where it is long, the blocks' unequal shares and their states weigh nothing. */
+bool is_short(int64_t tokens) { return tokens > 0 && tokens <= 512; }
 
 size_t place(size_t *total, size_t floats) {
     size_t at = *total;
@@ -133,31 +144,39 @@ plan make_plan(const tn_op_call *call, const tn_la_problem *p) {
     if (!takes_tiles(call, p)) return l;
     const bool cosine = p->encoded && p->kind == TN_COSINE;
     l.width = p->d <= 64 && p->e <= 64 ? 64 : 128;
-    if (!device->dry_run) {
-        const int room = (int)device->shared_bytes;
-        int q = -1, k = -1;
-        if (device->cuda_path == TN_CUDA_HOPPER && l.width == 128) q = tn_bwd_shared_q(128, cosine, true), k = tn_bwd_shared_kv(128, cosine, true);
-        l.wgmma = q >= 0 && k >= 0 && q <= room && k <= room;
-        if (!l.wgmma && (tn_bwd_shared_q(l.width, cosine, false) > room || tn_bwd_shared_kv(l.width, cosine, false) > room)) return l;
+    l.wgmma = device->cuda_path == TN_CUDA_HOPPER && l.width == 128;
+    l.broad = p->d > 128;
+    if (l.broad && !device->dry_run) {
+        l.wgmma = l.wgmma && fits(device, tn_bwd_shared_broad(true));
+        if (!l.wgmma && !fits(device, tn_bwd_shared_broad(false))) return l;
+    } else if (!device->dry_run) {
+        l.wgmma = l.wgmma && fits(device, tn_bwd_shared_q(128, cosine, true)) && fits(device, tn_bwd_shared_kv(128, cosine, true)) &&
+                  fits(device, tn_bwd_shared_whole());
+        if (!l.wgmma && !(fits(device, tn_bwd_shared_q(l.width, cosine, false)) && fits(device, tn_bwd_shared_kv(l.width, cosine, false))))
+            return l;
     }
     l.tiles = true;
     const int multiprocessors = device->multiprocessors > 0 ? device->multiprocessors : 132;
-    l.q = make_deal(p, p->d_o ? p->n : 0, multiprocessors);
-    l.k = make_deal(p, p->m, multiprocessors);
-    const size_t slices = (size_t)(p->b * p->h), width = (size_t)l.width;
-    const size_t q_pieces = l.q.all ? l.q.blocks + slices : 0, k_pieces = l.k.all ? l.k.blocks + slices : 0;
+    const int64_t slices = p->b * p->h, n = p->d_o ? p->n : 0;
+    if (l.wgmma && !l.broad && !cosine && is_short(n) && is_short(p->m) && !p->q.over_sequence && !p->k.over_sequence && (p->dk || p->dv || p->dtheta))
+        l.own = (uint32_t)(slices / multiprocessors);
+    const uint32_t from = l.own * (uint32_t)multiprocessors;
+    l.q = make_deal(p, n, from, multiprocessors);
+    l.k = make_deal(p, p->m, from, multiprocessors);
+    const size_t width = (size_t)l.width, dealt = (size_t)(slices - from);
     const bool q_sums = p->dtheta || p->q.over_sequence, k_sums = p->dtheta || p->k.over_sequence;
-    l.parts = place(&l.total, q_pieces * width * width * (cosine ? 2 : 1));
-    l.ds = place(&l.total, p->dstate ? 0 : slices * (size_t)(p->state_rows * p->e));
-    l.q_sums = place(&l.total, q_sums ? q_pieces * width : 0);
-    l.k_sums = place(&l.total, k_sums ? k_pieces * width : 0);
-    l.q_off = place(&l.total, p->q.over_sequence ? slices * width : 0);
-    l.k_off = place(&l.total, p->k.over_sequence ? slices * width : 0);
+    l.parts = place(&l.total, l.q.all ? (l.q.blocks + dealt) * width * width * (cosine || l.broad ? 2 : 1) : 0);
+    l.ds = place(&l.total, p->dstate ? 0 : dealt * (size_t)(p->state_rows * p->e));
+    l.q_sums = place(&l.total, q_sums && l.q.tiles ? (l.q.blocks + (size_t)slices) * width : 0);
+    l.k_sums = place(&l.total, k_sums && l.k.tiles ? (l.k.blocks + (size_t)slices) * width : 0);
+    l.q_off = place(&l.total, p->q.over_sequence ? (size_t)slices * width : 0);
+    l.k_off = place(&l.total, p->k.over_sequence ? (size_t)slices * width : 0);
     return l;
 }
 
 /* A pass and, before it where softmax runs over the sequence, the same for the sum of p dp alone. */
-int run_pass(tn_bwd_pass pass, const plan &l, int64_t slices, float *off, int (*run)(const tn_bwd_pass *, int, bool, void *), cudaStream_t stream) {
+int run_pass(tn_bwd_pass pass, const plan &l, int64_t slices, float *off, int (*run)(const tn_bwd_pass *, int, bool, void *),
+             cudaStream_t stream) {
     if (pass.x.over_sequence && pass.dx) {
         tn_bwd_pass first = pass;
         first.dx = first.dz = NULL;
@@ -172,57 +191,72 @@ int run_pass(tn_bwd_pass pass, const plan &l, int64_t slices, float *off, int (*
 }
 
 int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStream_t stream) {
-    const int64_t slices = p->b * p->h;
+    const int64_t slices = p->b * p->h, from = l.q.from, dealt = slices - from, of_slice = p->state_rows * p->e;
     if (slices == 0) return 0;
-    const order slots = { !p->encoded ? TN_BWD_PLAIN : p->kind == TN_COSINE ? TN_BWD_COSINE : TN_BWD_ROTATE, l.width, (int)p->d };
-    float *ds = p->dstate ? (float *)p->dstate : workspace + l.ds;
-    const bool of_keys = l.k.all && (p->dk || p->dv || p->dtheta), of_state = of_keys || p->dstate;
-    tn_bwd_pass pass = {};
-    pass.theta = (const float *)p->theta;
-    pass.d = (int)p->d;
-    pass.e = (int)p->e;
-    pass.how = slots.how;
-    pass.what = p->dtheta ? TN_BWD_SUMS_THETA : TN_BWD_NO_SUMS;
+    const order slots = { l.broad ? TN_BWD_BROAD : !p->encoded ? TN_BWD_PLAIN : p->kind == TN_COSINE ? TN_BWD_COSINE : TN_BWD_ROTATE, l.width, (int)p->d };
+    float *ds = p->dstate ? (float *)p->dstate + from * of_slice : workspace + l.ds;
+    const bool of_keys = l.k.tiles && (p->dk || p->dv || p->dtheta), of_state = of_keys || p->dstate;
+    tn_bwd_pass q = {};
+    q.theta = (const float *)p->theta;
+    q.d = (int)p->d;
+    q.e = (int)p->e;
+    q.how = slots.how;
+    q.what = p->dtheta ? TN_BWD_SUMS_THETA : TN_BWD_NO_SUMS;
+    tn_bwd_pass k = q;
+    q.deal = l.q;
+    q.x = p->q;
+    q.z = p->g;
+    q.has_gate = p->has_gate;
+    q.d_o = p->d_o;
+    q.o_stride = p->o_stride;
+    q.dx = p->dq;
+    q.dz = p->has_gate ? p->dg : NULL;
+    q.state = (const float *)p->s;
+    q.scale = (float)p->scale;
+    q.state_parts = of_state ? workspace + l.parts : NULL;
+    q.sums = workspace + l.q_sums;
+    k.deal = l.k;
+    k.x = p->k;
+    k.z = p->v;
+    k.dx = p->dk;
+    k.dz = p->dv;
+    k.state = ds;
+    k.state_from = (uint32_t)from;
+    k.scale = 1;
+    /* Only after a kernel of ours that was launched in the ordinary way: then inputs are complete. */
+    const bool early = l.wgmma && l.q.tiles;
+    k.follows = early;
+    k.sums = workspace + l.k_sums;
     int error = 0;
-    if (l.q.all && (of_state || p->dq || p->dg || p->dtheta)) {
-        tn_bwd_pass q = pass;
-        q.deal = l.q;
-        q.x = p->q;
-        q.z = p->g;
-        q.has_gate = p->has_gate;
-        q.d_o = p->d_o;
-        q.o_stride = p->o_stride;
-        q.dx = p->dq;
-        q.dz = p->has_gate ? p->dg : NULL;
-        q.state = (const float *)p->s;
-        q.scale = (float)p->scale;
-        q.state_parts = of_state ? workspace + l.parts : NULL;
-        q.sums = workspace + l.q_sums;
-        error = run_pass(q, l, slices, workspace + l.q_off, tn_bwd_run_q, stream);
+    if (l.own) {
+        tn_bwd_whole both = { q, k, l.own, (uint32_t)from / l.own, (const float *)p->dstate_out, (float *)p->dstate };
+        error = tn_bwd_run_whole(&both, stream);
+    } else if (l.q.all && (of_state || p->dq || p->dg || p->dtheta)) {
+        error = run_pass(q, l, slices, workspace + l.q_off, l.broad ? tn_bwd_run_q_broad : tn_bwd_run_q, stream);
+    }
+    if (error) return error;
+    if (of_state && dealt) {
+        const int items = (int)(of_slice / 4);
+        const float *begin = p->dstate_out ? (const float *)p->dstate_out + from * of_slice : NULL;
+        const dim3 grid((unsigned)((items + 255) / 256), (unsigned)dealt);
+        const float *parts = workspace + l.parts;
+        const int rows = (int)p->state_rows, e = (int)p->e;
+        if (early) error = (int)tn_bwd_launch_early(state_sum, grid, 256, 0, stream, l.q, slots, rows, e, parts, begin, ds);
+        else state_sum<<<grid, 256, 0, stream>>>(l.q, slots, rows, e, parts, begin, ds);
         if (error) return error;
     }
-    if (of_state) {
-        const int items = (int)(p->state_rows * p->e / 4);
-        state_sum<<<dim3((unsigned)((items + 255) / 256), (unsigned)slices), 256, 0, stream>>>(
-            l.q, slots, (int)p->state_rows, (int)p->e, workspace + l.parts, (const float *)p->dstate_out, ds);
-    }
-    if (of_keys) {
-        tn_bwd_pass k = pass;
-        k.deal = l.k;
-        k.x = p->k;
-        k.z = p->v;
-        k.dx = p->dk;
-        k.dz = p->dv;
-        k.state = ds;
-        k.scale = 1;
-        k.sums = workspace + l.k_sums;
-        error = run_pass(k, l, slices, workspace + l.k_off, tn_bwd_run_kv, stream);
+    if (of_keys && dealt) {
+        error = run_pass(k, l, slices, workspace + l.k_off, l.broad ? tn_bwd_run_kv_broad : tn_bwd_run_kv, stream);
         if (error) return error;
     }
     if (p->dtheta) {
         const tn_lrpe_grid &grid = p->q.grid;
-        theta_sum<<<dim3((unsigned)((grid.theta_width + 31) / 32), (unsigned)grid.theta_heads), 256, 0, stream>>>(
-            l.q, l.k, grid, slots, slices, p->h, workspace + l.q_sums, workspace + l.k_sums, (float *)p->dtheta);
+        const dim3 blocks((unsigned)((grid.theta_width + 31) / 32), (unsigned)grid.theta_heads);
+        const float *q_sums = q.sums, *k_sums = k.sums;
+        float *dtheta = (float *)p->dtheta;
+        if (early)
+            return (int)tn_bwd_launch_early(theta_sum, blocks, 256, 0, stream, l.q, l.k, grid, slots, slices, p->h, q_sums, k_sums, dtheta);
+        theta_sum<<<blocks, 256, 0, stream>>>(l.q, l.k, grid, slots, slices, p->h, q_sums, k_sums, dtheta);
     }
     return (int)cudaGetLastError();
 }

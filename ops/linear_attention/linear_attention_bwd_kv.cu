@@ -7,199 +7,66 @@
  *     dv = act'(dvb), dk = act'(lrpe'(dkb))
  *
  *     barriers:   tile is there | kb, vb are there | (all done with the tile) */
-#include "linear_attention_bwd_tiles.cuh"
+#include "linear_attention_bwd_passes.cuh"
 
 namespace {
 
-template <typename Z> struct layout {
-    static constexpr int stages = 3;
-    static constexpr int state = 0, keys = state + Z::state_bytes, values = keys + Z::encoded_bytes, raw = values + Z::raw_bytes;
-    static constexpr int stage_bytes = 2 * Z::raw_bytes, speeds = raw + stages * stage_bytes;
-    static constexpr int columns = speeds + Z::W * (int)sizeof(tn_bwd_speed), rows = columns + Z::W * 16, coordinates = rows + 4 * TN_BWD_TOKENS * 8;
-    static constexpr int axes = coordinates + 2 * TN_LRPE_MAX_AXES * TN_BWD_TOKENS * 4, bytes = axes + Z::W;
-};
-
-template <typename Z> __device__ __forceinline__ void fetch(const tn_bwd_pass &p, uint32_t to, uint32_t tile) {
-    const uint32_t slice = tile / p.deal.tiles, token = (tile - slice * p.deal.tiles) * TN_BWD_TOKENS;
-    const int64_t left = p.x.tokens - token;
-    const int rows = left < TN_BWD_TOKENS ? (int)left : TN_BWD_TOKENS;
-    tn_bwd_fetch<Z::W>(to, tn_bwd_slice(p.x.x, p.x.stride, p.deal.heads, slice) + token * p.x.stride.token, p.x.stride.token, rows, p.d,
-                       p.how == TN_BWD_ROTATE);
-    tn_bwd_fetch<Z::W>(to + Z::raw_bytes, tn_bwd_slice(p.z.x, p.z.stride, p.deal.heads, slice) + token * p.z.stride.token, p.z.stride.token, rows,
-                       p.e, false);
-}
-
-/* dv, from dvb in accumulators. */
-template <typename Z, int Act>
-__device__ __forceinline__ void value_back_as(const tn_bwd_pass &p, uint32_t to, uint32_t raw, float (&d)[Z::N][4], const tn_bwd_place &at,
-                                           const tn_bwd_act &act, tn_bwd_exchange &exchange) {
-    float both[2] = { 0, 0 };
-    if (Act == TN_BWD_ANY_ACT && act.over_features) {
-#pragma unroll
-        for (int j = 0; j < Z::G; j++) {
-            const int column = at.group * (Z::W / 2) + 16 * j;
-            uint32_t words[4];
-            float x[8], slope[8];
-            tn_bwd_read(words, raw, at, column / 8);
-            tn_bwd_unpack(x, words);
-            act.apply<Act>(x, slope, column + at.pair);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                if (column < p.e) both[i >> 1 & 1] += x[i] * TN_BWD_AT(d, j, i >> 1, i & 1);
-        }
-        tn_bwd_row_sums(exchange, at, both);
-    }
-#pragma unroll
-    for (int j = 0; j < Z::G; j++) {
-        const int column = at.group * (Z::W / 2) + 16 * j, chunk = column / 8;
-        uint32_t words[4];
-        float x[8], slope[8];
-        tn_bwd_read(words, raw, at, chunk);
-        tn_bwd_unpack(x, words);
-        act.apply<Act>(x, slope, column + at.pair);
-#pragma unroll
-        for (int i = 0; i < 8; i++) slope[i] *= TN_BWD_AT(d, j, i >> 1, i & 1) - both[i >> 1 & 1];
-        tn_bwd_pack(words, slope);
-        tn_bwd_write(to, at, chunk, words);
-    }
-}
-
-template <typename Z>
-__device__ __forceinline__ void value_back(const tn_bwd_pass &p, uint32_t to, uint32_t raw, float (&d)[Z::N][4], const tn_bwd_place &at,
-                                           const tn_bwd_act &act, tn_bwd_exchange &exchange) {
-    if (act.act == TN_NONE) value_back_as<Z, TN_NONE>(p, to, raw, d, at, act, exchange);
-    else value_back_as<Z, TN_BWD_ANY_ACT>(p, to, raw, d, at, act, exchange);
-}
-
-template <typename Z> __global__ void __launch_bounds__(TN_BWD_THREADS, 1) pass_kv(const __grid_constant__ tn_bwd_pass p) {
+template <typename Z> __global__ void __launch_bounds__(Z::threads, 1) pass_kv(const __grid_constant__ tn_bwd_pass p) {
     if constexpr (!tn_bwd_has_code<Z>) return;
-    using L = layout<Z>;
+    using L = tn_bwd_layout_kv<Z>;
     extern __shared__ __align__(1024) char shared[];
-    const uint32_t base = tn_tile_address(shared), state = base + L::state;
-    const tn_bwd_place at;
-    const bool encodes = p.how != TN_BWD_PLAIN || p.x.act != TN_NONE, acts = p.z.act != TN_NONE, rotate = p.how == TN_BWD_ROTATE;
-    const bool back = p.dx || p.what != TN_BWD_NO_SUMS;
-    float4 *columns = reinterpret_cast<float4 *>(shared + L::columns);
-    tn_bwd_speed *speeds = reinterpret_cast<tn_bwd_speed *>(shared + L::speeds);
-    unsigned char *axes = reinterpret_cast<unsigned char *>(shared + L::axes);
-    float *coordinates = reinterpret_cast<float *>(shared + L::coordinates);
-    tn_bwd_act act(p.x.act, p.x.over_sequence, columns), value_act(p.z.act, false, columns);
-    tn_bwd_exchange exchange = { reinterpret_cast<float2 *>(shared + L::rows), 0 };
-    tn_bwd_turn turn = { speeds, axes, coordinates, true, 0, { 0, 0 } };
+    tn_bwd_worker<L> w(shared);
     tn_bwd_sums<Z> sums;
 
-    const uint32_t begin = tn_bwd_first(p.deal, blockIdx.x), end = tn_bwd_first(p.deal, blockIdx.x + 1);
+    tn_bwd_walk here(p.deal, blockIdx.x), next = here;
 #pragma unroll
-    for (int ahead = 0; ahead < L::stages - 1; ahead++) {
-        if (begin + ahead < end) fetch<Z>(p, base + L::raw + ahead * L::stage_bytes, begin + ahead);
+    for (int i = 0; i < L::stages - 1; i++) {
+        if (next.left) tn_bwd_fetch_kv<Z>(p, w.raw(i), next.slice, next.token), next.move(p.x.tokens);
         tn_tile_fetched();
     }
-    int stage = 0;
-    for (uint32_t first = begin; first < end;) {
-        const uint32_t slice = first / p.deal.tiles, after = (slice + 1) * p.deal.tiles, last = after < end ? after : end;
+    /* k and v are older than the kernel before. */
+    tn_bwd_let_next_start();
+    tn_bwd_await_previous();
+    while (here.left) {
+        const uint32_t slice = here.slice;
         /* The block is done with the last slice's state. */
         __syncthreads();
-        tn_bwd_load_state<Z>(state, p.state + (int64_t)slice * (Z::cosine ? 2 * p.d : p.d) * p.e, 1.0f, p.d, p.e, rotate);
-        if (p.how != TN_BWD_PLAIN) tn_bwd_load_speeds<Z::W>(speeds, axes, p.x.grid, p.theta, slice % p.deal.heads);
-        if (act.over_sequence)
-            for (int slot = threadIdx.x; slot < Z::W; slot += TN_BWD_THREADS) {
-                int64_t feature = slot < p.d ? (int64_t)slice * p.d + tn_slot_feature(rotate, p.d, slot) : -1;
-                columns[slot] = feature < 0 ? make_float4(0, 0, 0, 0)
-                                            : make_float4(((const float *)p.x.maximum)[feature], 1.0f / ((const float *)p.x.sum)[feature],
-                                                          p.off ? p.off[(int64_t)slice * Z::W + slot] : 0.0f, 0);
-            }
+        tn_bwd_load_state<Z>(w.state(), p.state + (int64_t)(slice - p.state_from) * (Z::cosine ? 2 * p.d : p.d) * p.e, 1.0f, p.d, p.e,
+                             p.how == TN_BWD_ROTATE);
+        w.load_tables(p, slice);
         sums.clear();
-        for (uint32_t tile = first; tile < last; tile++) {
-            const int64_t token = (int64_t)(tile - slice * p.deal.tiles) * TN_BWD_TOKENS;
-            const int rows = p.x.tokens - token < TN_BWD_TOKENS ? (int)(p.x.tokens - token) : TN_BWD_TOKENS;
-            const uint32_t k = base + L::raw + stage * L::stage_bytes, v = k + Z::raw_bytes;
-            const uint32_t kb = encodes ? base + L::keys : k, dk = encodes ? k : base + L::keys;
-            const uint32_t vb = acts ? base + L::values : v, dv = acts ? v : base + L::values;
-            turn.straight = p.how == TN_BWD_PLAIN || (p.x.grid.axes == 1 && token >= p.x.grid.leading);
-            turn.coordinates = coordinates + (tile & 1) * TN_LRPE_MAX_AXES * TN_BWD_TOKENS;
-            turn.at = (float)(token + at.row - p.x.grid.leading + p.x.grid.offset);
-            turn.there[0] = at.row < rows ? 1.0f : 0.0f, turn.there[1] = at.row + 8 < rows ? 1.0f : 0.0f;
-            if (!turn.straight)
-                tn_bwd_load_coordinates(coordinates + (tile & 1) * TN_LRPE_MAX_AXES * TN_BWD_TOKENS, p.x.grid, token);
-            tn_tile_await<L::stages - 2>();
-            tn_wgmma_publish();
-            __syncthreads();
-            {
-                const int next = stage == 0 ? L::stages - 1 : stage - 1;
-                if (tile + L::stages - 1 < end) fetch<Z>(p, base + L::raw + next * L::stage_bytes, tile + L::stages - 1);
-                tn_tile_fetched();
-            }
-            if (encodes) {
-                if (act.over_features) tn_bwd_row_softmax<Z>(act, exchange, at, k, p.d);
-                tn_bwd_encode<Z>(kb, k, at, act, turn, p.d, p.how);
-            }
-            if (acts) {
-                if (value_act.over_features) tn_bwd_row_softmax<Z>(value_act, exchange, at, v, p.e);
-#pragma unroll
-                for (int j = 0; j < Z::G; j++) {
-                    const int column = at.group * (Z::W / 2) + 16 * j;
-                    uint32_t words[4];
-                    float x[8], slope[8];
-                    tn_bwd_read(words, v, at, column / 8);
-                    tn_bwd_unpack(x, words);
-                    value_act.apply<TN_BWD_ANY_ACT>(x, slope, column + at.pair);
-                    if (column >= p.e)
-#pragma unroll
-                        for (int i = 0; i < 8; i++) x[i] = 0;
-                    tn_bwd_pack(words, x);
-                    tn_bwd_write(vb, at, column / 8, words);
-                }
-            }
-            if (encodes || acts) {
-                tn_wgmma_publish();
-                __syncthreads();
-            }
-            float dx[Z::X][4], dz[Z::N][4];
-            tn_bwd_times_state<Z>(dz, kb, state, at);
-            tn_bwd_times_state_transposed<Z>(dx, vb, state, at);
-            tn_wgmma_await<1>();
-            tn_wgmma_hold(dz);
-            if (p.dz) {
-                value_back<Z>(p, dv, v, dz, at, value_act, exchange);
-                tn_bwd_store<Z::W>(dv, at, tn_bwd_slice(p.dz, p.z.stride, p.deal.heads, slice) + token * p.z.stride.token, p.z.stride.token, rows,
-                                   p.e, false);
-            }
-            tn_wgmma_await<0>();
-            tn_wgmma_hold(dx);
-            if (back) {
-                tn_bwd_decode<Z>(dk, k, dx, at, act, turn, exchange, p.d, p.how, p.what, sums);
-                if (p.dx)
-                    tn_bwd_store<Z::W>(dk, at, tn_bwd_slice(p.dx, p.x.stride, p.deal.heads, slice) + token * p.x.stride.token, p.x.stride.token,
-                                       rows, p.d, rotate);
-            }
-            stage = stage + 1 == L::stages ? 0 : stage + 1;
-        }
+        do {
+            const int rows = tn_bwd_rows_left(p.x.tokens, here.token);
+            w.await_tile(p, here.token, rows);
+            if (next.left) tn_bwd_fetch_kv<Z>(p, w.freed(), next.slice, next.token), next.move(p.x.tokens);
+            tn_tile_fetched();
+            tn_bwd_tile_kv<L>(p, w, w.base + L::values, slice, here.token, rows, sums);
+            here.move(p.x.tokens);
+        } while (here.left && here.slice == slice);
         if (p.what != TN_BWD_NO_SUMS) {
             /* Where kb and vb were, and no one needs them any more. */
-            static_assert(Z::G * TN_BWD_THREADS * 16 <= Z::encoded_bytes + Z::raw_bytes, "room for the sums");
-            float4 *room = reinterpret_cast<float4 *>(shared + L::keys);
+            static_assert(Z::G * Z::threads * 16 <= L::raw - L::encoded, "room for the sums");
+            float4 *room = reinterpret_cast<float4 *>(shared + L::encoded);
             __syncthreads();
 #pragma unroll
-            for (int j = 0; j < Z::G; j++) room[j * TN_BWD_THREADS + threadIdx.x] = sums.get(j);
+            for (int j = 0; j < Z::G; j++) room[j * Z::threads + threadIdx.x] = sums.get(j);
             __syncthreads();
             tn_bwd_add_up<Z>(p.sums + ((int64_t)blockIdx.x + slice) * Z::W, room);
         }
-        first = last;
     }
     tn_tile_await<0>();
 }
 
 template <typename Z> int launch(const tn_bwd_pass *pass, cudaStream_t stream) {
-    cudaError_t error = cudaFuncSetAttribute(pass_kv<Z>, cudaFuncAttributeMaxDynamicSharedMemorySize, layout<Z>::bytes);
-    if (error != cudaSuccess) return (int)error;
-    pass_kv<Z><<<pass->deal.blocks, TN_BWD_THREADS, layout<Z>::bytes, stream>>>(*pass);
+    if (pass->follows)
+        return (int)tn_bwd_launch_early(pass_kv<Z>, dim3(pass->deal.blocks), Z::threads, tn_bwd_layout_kv<Z>::bytes, stream, *pass);
+    pass_kv<Z><<<pass->deal.blocks, Z::threads, tn_bwd_layout_kv<Z>::bytes, stream>>>(*pass);
     return (int)cudaGetLastError();
 }
 
 template <typename Z> int shared_bytes() {
-    if (!Z::wgmma) return layout<Z>::bytes;
-    cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, pass_kv<Z>) == cudaSuccess && attributes.binaryVersion == 90 ? layout<Z>::bytes : -1;
+    static int known;
+    return tn_bwd_ready(pass_kv<Z>, tn_bwd_layout_kv<Z>::bytes, Z::wgmma, &known);
 }
 
 } // namespace

@@ -4,9 +4,10 @@
  *     dg = back(do * scan(qb, kb, vb))                dk = back(reverse scan(vb, dy, qb))      state: dstate_out
  *     (back: through LRPE and the activation)         dv = back(reverse scan(kb, qb, dy))      its last state: dstate
  *
- * The state of the second and third is transposed. Bytes: each scan reads three tensors (four with a gate, or where it needs what came in
- * to go back through an activation) and writes one; nothing is saved but the inputs. log_decay's gradient needs <dq_t, q_t> - <dk_t, k_t> of
- * every token, which the scans leave in f32 before they round, and theta's a part of every block; both are summed in a fixed order.
+ * The state of the second and third is transposed. Where linear_attention_sweep_hopper.cu can, dk and dv are one sweep. Bytes: each scan reads three
+ * tensors (four with a gate, or where it needs what came in to go back through an activation) and writes one, the sweep reads four and writes
+ * two; nothing is saved but the inputs. log_decay's gradient needs <dq_t, q_t> - <dk_t, k_t> of every token, which the scans leave in f32 before
+ * they round, and theta's a part of every block; both are summed in a fixed order.
  *
  * The sum over all later tokens of <dq_u, q_u> - <dk_u, k_u> is small beside what is added up, and over a long sequence the rounding of bf16 products
  * would drown it. But at any token it equals <decay S_{t-1}, dS_t>, so every 2048 tokens both states are kept for a moment (1/8 of the bytes
@@ -15,7 +16,7 @@
 #include "linear_attention_causal_plain.h"
 #include "linear_attention_scan.h"
 #include "linear_attention_step.h"
-#include "../../libtensor/cuda_common.cuh"
+#include "../activation_cuda.cuh"
 
 namespace {
 
@@ -77,6 +78,12 @@ tn_la_scan gate_scan(const tn_la_problem *p) {
     s.decode = true;
     s.raw = operand_of(p->g);
     s.times = bare(p->d_o, p->o_stride, p->e);
+    /* Decoding has no room beside the widest states: there dg is act'(g) do first (see slopes), and what gates y then. */
+    if (s.inner > 128 && p->g.act != TN_SOFTMAX) {
+        s.decode = false;
+        s.raw = s.times = {};
+        s.gate = bare(p->g.act == TN_NONE ? p->d_o : p->dg, p->o_stride, p->e);
+    }
     return s;
 }
 
@@ -122,6 +129,42 @@ tn_la_scan value_scan(const tn_la_problem *p) {
     return s;
 }
 
+/* Tokens of the batch that no sequence has, where cu_seqlens is not what it should be, read as zeros. */
+struct uncovered_tensor {
+    uint32_t *x;                /* NULL: not there */
+    int64_t token, head, width; /* words */
+};
+struct uncovered_tensors {
+    uncovered_tensor all[5];
+};
+
+__global__ void clear_uncovered(int64_t sequences, const int64_t *cu, int64_t tokens, int64_t heads, const __grid_constant__ uncovered_tensors tensors) {
+    int64_t first = tokens, last = 0;
+    for (int64_t i = 0; i <= sequences; i++) first = min(first, cu[i]), last = max(last, cu[i]);
+    first = max(first, (int64_t)0), last = max(min(last, tokens), first);
+    const int64_t n = (first + tokens - last) * heads;
+    for (int i = 0; i < 5; i++) {
+        const uncovered_tensor &t = tensors.all[i];
+        for (int64_t row = blockIdx.x; t.x && row < n; row += gridDim.x) {
+            const int64_t at = row / heads, token = at < first ? at : last + at - first;
+            for (int64_t j = threadIdx.x; j < t.width; j += blockDim.x) t.x[token * t.token + row % heads * t.head + j] = 0;
+        }
+    }
+}
+
+/* q, k, v and g (or o) alike, and a number for each token and head. */
+void clear_packed(const tn_la_problem *p, void *const (&x)[4], float *per_token, cudaStream_t stream) {
+    if (!p->cu_seqlens) return;
+    const tn_la_operand *const like[] = { &p->q, &p->k, &p->v, &p->g };
+    uncovered_tensors tensors = {};
+    for (int i = 0; i < 4; i++) {
+        const tn_la_strides stride = i == 3 ? p->o_stride : like[i]->stride;
+        tensors.all[i] = { (uint32_t *)x[i], stride.token / 2, stride.head / 2, (i < 2 ? p->d : p->e) / 2 };
+    }
+    tensors.all[4] = { (uint32_t *)per_token, p->h, 1, 1 };
+    clear_uncovered<<<64, 64, 0, stream>>>(p->sequences, p->cu_seqlens, p->n, p->h, tensors);
+}
+
 bool wants_fast(const tn_op_call *call, const tn_la_problem *p) {
     return p->dtype == TN_BF16 && call->device->cuda_path != TN_CUDA_PLAIN && p->n > 0 && p->sequences > 0 && p->h > 0;
 }
@@ -137,7 +180,7 @@ struct backward_plan {
     bool gate, query, key, value;
     size_t dots, key_dots, anchors, key_anchors, theta, key_theta, last_state, decay_parts, scan, all;
     int64_t pieces; /* that log_decay's sums are cut into */
-    int query_blocks, key_blocks, query_segments, key_segments;
+    int query_parts, key_parts, query_segments, key_segments;
 };
 
 size_t take(size_t *at, size_t bytes) {
@@ -154,13 +197,13 @@ backward_plan plan_of(const tn_la_problem *p, const tn_device *device) {
     plan.query = p->dq || p->dtheta || p->dlog_decay;
     plan.key = p->dk || p->dtheta || p->dlog_decay;
     plan.value = p->dv || p->dstate;
-    plan.query_blocks = tn_la_scan_blocks(&query, device), plan.key_blocks = tn_la_scan_blocks(&key, device);
+    plan.query_parts = tn_la_scan_parts(&query, device), plan.key_parts = tn_la_scan_parts(&key, device);
     plan.query_segments = tn_la_scan_segments(&query, device), plan.key_segments = tn_la_scan_segments(&key, device);
     const size_t rows = (size_t)(p->b * p->h * p->n), slices = (size_t)(p->sequences * p->h), f32 = sizeof(float);
     size_t at = 0;
     if (p->dlog_decay) {
-        plan.dots = take(&at, plan.query_blocks * rows * f32);
-        plan.key_dots = take(&at, plan.key_blocks * rows * f32);
+        plan.dots = take(&at, plan.query_parts * rows * f32);
+        plan.key_dots = take(&at, plan.key_parts * rows * f32);
         plan.last_state = take(&at, p->dstate_out ? slices * (size_t)(p->state_rows * p->e) * f32 : 0);
         plan.pieces = (p->n + TN_LA_ANCHOR_TOKENS - 1) / TN_LA_ANCHOR_TOKENS;
         plan.decay_parts = take(&at, slices * (size_t)plan.pieces * sizeof(double));
@@ -194,6 +237,22 @@ bool backward_is_fast(const tn_op_call *call, const tn_la_problem *p) {
     return !(p->has_gate && p->dg) || tn_la_scan_fits(&gate, call->device);
 }
 
+/* act'(g) do, eight numbers a thread; all three lie alike. */
+__global__ void slopes(int64_t packs, int act, const uint4 *g, const uint4 *d_o, uint4 *to) {
+    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < packs; at += (int64_t)gridDim.x * blockDim.x) {
+        const uint4 x = g[at], d = d_o[at];
+        uint32_t made[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float low = tn_raw_element<tn_cuda_bf16>(x, 2 * i), high = tn_raw_element<tn_cuda_bf16>(x, 2 * i + 1);
+            TN_WITH_ACT(act, Act, low = tn_act_slope<Act>(low); high = tn_act_slope<Act>(high));
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(low * tn_raw_element<tn_cuda_bf16>(d, 2 * i), high * tn_raw_element<tn_cuda_bf16>(d, 2 * i + 1));
+            made[i] = *reinterpret_cast<const uint32_t *>(&pair);
+        }
+        to[at] = make_uint4(made[0], made[1], made[2], made[3]);
+    }
+}
+
 /* dtheta[head][column]: the parts of its features, slices and segments, in order. */
 __global__ void sum_theta(int64_t slices, int64_t heads, int query_segments, int key_segments, tn_lrpe_grid grid, const float *query, const float *key,
                           float *dtheta) {
@@ -214,11 +273,13 @@ constexpr int DECAY_THREADS = 256;
 struct decay_sums {
     int64_t heads, tokens, rows, state_numel, slots;
     const int64_t *cu_seqlens;
-    int query_blocks, key_blocks;
+    int query_parts, key_parts;
     const float *query, *key, *last_state, *dstate_out, *anchors, *key_anchors;
     float *dlog_decay;
     double *parts; /* NULL: every token has its own */
 };
+
+__device__ int64_t within(int64_t at, int64_t tokens) { return min(max(at, (int64_t)0), tokens); }
 
 __device__ double dot_of_states(const float *a, const float *b, int64_t n, double *scratch) {
     double sum = 0;
@@ -231,7 +292,8 @@ __device__ double dot_of_states(const float *a, const float *b, int64_t n, doubl
 __global__ void __launch_bounds__(DECAY_THREADS) sum_decay(const __grid_constant__ decay_sums a) {
     __shared__ double scratch[DECAY_THREADS / TN_WARP], warps[DECAY_THREADS / TN_WARP];
     const int64_t slice = blockIdx.x, sequence = slice / a.heads, head = slice % a.heads;
-    const int64_t first = a.cu_seqlens ? a.cu_seqlens[sequence] : 0, length = a.cu_seqlens ? a.cu_seqlens[sequence + 1] - first : a.tokens;
+    const int64_t first = a.cu_seqlens ? within(a.cu_seqlens[sequence], a.tokens) : 0;
+    const int64_t length = a.cu_seqlens ? max(within(a.cu_seqlens[sequence + 1], a.tokens) - first, (int64_t)0) : a.tokens;
     const int64_t own = a.cu_seqlens ? head : slice, row0 = own * a.tokens, out0 = a.cu_seqlens ? 0 : sequence * a.tokens;
     const int64_t begin = first + blockIdx.y * (int64_t)TN_LA_ANCHOR_TOKENS, end = min(begin + TN_LA_ANCHOR_TOKENS, first + length);
     const int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP;
@@ -246,8 +308,8 @@ __global__ void __launch_bounds__(DECAY_THREADS) sum_decay(const __grid_constant
         int64_t token = end - 1 - done - threadIdx.x;
         double sum = 0;
         if (token >= begin) {
-            for (int block = 0; block < a.query_blocks; block++) sum += a.query[block * a.rows + row0 + token];
-            for (int block = 0; block < a.key_blocks; block++) sum -= a.key[block * a.rows + row0 + token];
+            for (int block = 0; block < a.query_parts; block++) sum += a.query[block * a.rows + row0 + token];
+            for (int block = 0; block < a.key_parts; block++) sum -= a.key[block * a.rows + row0 + token];
         }
 #pragma unroll
         for (int step = 1; step < TN_WARP; step *= 2) {
@@ -285,11 +347,16 @@ __global__ void sum_decay_parts(int64_t sequences, int64_t heads, int64_t pieces
 
 cudaError_t backward(const tn_la_problem *p, const tn_device *device, char *workspace, cudaStream_t stream) {
     const backward_plan plan = plan_of(p, device);
+    void *const gradients[] = { p->dq, p->dk, p->dv, p->has_gate ? p->dg : NULL };
+    clear_packed(p, gradients, p->decay == TN_LA_SCALAR_DECAY ? (float *)p->dlog_decay : NULL, stream);
     const int64_t rows = p->b * p->h * p->n, slices = p->sequences * p->h;
     void *room = workspace + plan.scan;
     cudaError_t said = cudaSuccess;
     if (plan.gate) {
         const tn_la_scan s = gate_scan(p);
+        const int64_t packs = rows * p->e / 8;
+        if (s.gate.x && s.gate.x == p->dg)
+            slopes<<<tn_blocks(packs, 256), 256, 0, stream>>>(packs, p->g.act, (const uint4 *)p->g.x, (const uint4 *)p->d_o, (uint4 *)p->dg);
         said = tn_la_scan_run(&s, device, room, stream);
     }
     if (plan.query && said == cudaSuccess) {
@@ -300,16 +367,17 @@ cudaError_t backward(const tn_la_problem *p, const tn_device *device, char *work
         if (p->dtheta) s.theta_parts = (float *)(workspace + plan.theta);
         said = tn_la_scan_run(&s, device, room, stream);
     }
-    if (plan.key && said == cudaSuccess) {
-        tn_la_scan s = key_scan(p);
-        if (p->dlog_decay) s.dots = (float *)(workspace + plan.key_dots);
-        if (p->dlog_decay && plan.pieces > 1) s.anchors = (float *)(workspace + plan.key_anchors);
-        if (p->dtheta) s.theta_parts = (float *)(workspace + plan.key_theta);
-        said = tn_la_scan_run(&s, device, room, stream);
-    }
-    if (plan.value && said == cudaSuccess) {
-        const tn_la_scan s = value_scan(p);
-        said = tn_la_scan_run(&s, device, room, stream);
+    if (said != cudaSuccess) return said;
+    tn_la_scan key = key_scan(p);
+    if (p->dlog_decay) key.dots = (float *)(workspace + plan.key_dots);
+    if (p->dlog_decay && plan.pieces > 1) key.anchors = (float *)(workspace + plan.key_anchors);
+    if (p->dtheta) key.theta_parts = (float *)(workspace + plan.key_theta);
+    const tn_la_scan value = value_scan(p);
+    if (plan.key && plan.value && tn_la_scan_pair_fits(&key, &value, device)) {
+        said = tn_la_scan_pair_run(&key, &value, device, room, stream);
+    } else {
+        if (plan.key) said = tn_la_scan_run(&key, device, room, stream);
+        if (plan.value && said == cudaSuccess) said = tn_la_scan_run(&value, device, room, stream);
     }
     if (said != cudaSuccess) return said;
     if (p->dtheta) {
@@ -324,7 +392,7 @@ cudaError_t backward(const tn_la_problem *p, const tn_device *device, char *work
         sums.heads = p->h, sums.tokens = p->n, sums.rows = rows, sums.state_numel = p->state_rows * p->e;
         sums.slots = p->n / TN_LA_ANCHOR_TOKENS + 1;
         sums.cu_seqlens = p->cu_seqlens;
-        sums.query_blocks = plan.query_blocks, sums.key_blocks = plan.key_blocks;
+        sums.query_parts = plan.query_parts, sums.key_parts = plan.key_parts;
         sums.query = (const float *)(workspace + plan.dots), sums.key = (const float *)(workspace + plan.key_dots);
         if (p->dstate_out) sums.last_state = (const float *)(workspace + plan.last_state), sums.dstate_out = (const float *)p->dstate_out;
         sums.anchors = (const float *)(workspace + plan.anchors), sums.key_anchors = (const float *)(workspace + plan.key_anchors);
@@ -355,9 +423,11 @@ extern "C" tn_status tn_la_causal_forward_cuda(tn_op_call *call, const tn_la_pro
         said = tn_la_step(call, problem);
     } else if (forward_is_fast(call, problem)) {
         const tn_la_scan s = forward_scan(problem);
+        void *const outputs[] = { NULL, NULL, NULL, problem->o };
+        clear_packed(problem, outputs, NULL, (cudaStream_t)call->stream);
         said = (int)tn_la_scan_run(&s, call->device, call->workspace, (cudaStream_t)call->stream);
     } else {
-        said = tn_la_causal_forward_plain(problem, call->workspace, call->stream);
+        said = tn_la_causal_forward_plain(problem, call->device->cuda_path != TN_CUDA_PLAIN, call->workspace, call->stream);
     }
     return tn_cuda_said(call->device, said, "causal linear attention forward");
 }
@@ -366,6 +436,6 @@ extern "C" tn_status tn_la_causal_backward_cuda(tn_op_call *call, const tn_la_pr
     int said;
     if (problem->d_o && backward_is_fast(call, problem))
         said = (int)backward(problem, call->device, (char *)call->workspace, (cudaStream_t)call->stream);
-    else said = tn_la_causal_backward_plain(problem, call->workspace, call->stream);
+    else said = tn_la_causal_backward_plain(problem, call->device->cuda_path != TN_CUDA_PLAIN, call->workspace, call->stream);
     return tn_cuda_said(call->device, said, "causal linear attention backward");
 }

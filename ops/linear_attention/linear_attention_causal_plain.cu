@@ -85,8 +85,119 @@ template <typename W> __global__ void run_walk(tn_la_run run, sequences all, dec
     }
 }
 
-template <typename W> void start_walk(const tn_la_problem *p, const tn_la_run &run, const walk<W> &w, cudaStream_t stream) {
+/* The same in f32 with X in registers: a thread has 4 rows and, of every 32 columns, 4; eight neighbours have whole rows. What tokens bring is in
+ * shared memory, TOGETHER tokens at a time, the next ones under way. Widths are multiples of 4, `across` at most 8 Columns. */
+constexpr int TOGETHER = 8, QUICK_ROWS = 64;
+
+template <int Columns> struct batch_of_tokens {
+    float by[TOGETHER][8 * Columns], read[TOGETHER][8 * Columns], grow[TOGETHER][QUICK_ROWS], factor[TOGETHER];
+};
+
+__device__ __forceinline__ void fetch_four(float *to, const float *from, bool there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" : : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+template <int Columns> __global__ void __launch_bounds__(TN_LA_PLAIN_THREADS) run_walk_quick(tn_la_run run, sequences all, decays<float> decay, walk<float> w) {
+    __shared__ __align__(16) batch_of_tokens<Columns> batches[2];
+    const int lane = threadIdx.x % 8, group = threadIdx.x / 8;
+    const int64_t row0 = blockIdx.x * (int64_t)QUICK_ROWS, slice = run.first + blockIdx.y, n = all.starts.tokens;
+    for (int64_t sequence = 0; sequence < all.per_slice; sequence++) {
+        int64_t begin, end, item = all.starts.cu ? sequence * run.heads + slice : slice;
+        bounds(all, sequence, &begin, &end);
+        float x[4][Columns];
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+#pragma unroll
+            for (int c = 0; c < Columns; c++) {
+                int64_t own = row0 + group * 4 + r, i = c / 4 * 32 + lane * 4 + c % 4;
+                x[r][c] = w.begin && own < w.owned && i < w.across ? w.begin[w.in_state(item, own, i)] : 0.0f;
+            }
+
+        auto token_of = [&](int64_t step) { return w.back ? end - 1 - step : begin + step; };
+        auto fetch = [&](int64_t first) {
+            batch_of_tokens<Columns> &to = batches[first / TOGETHER & 1];
+            for (int at = threadIdx.x; at < TOGETHER * 2 * Columns; at += TN_LA_PLAIN_THREADS) {
+                int step = at / (2 * Columns), i = at % (2 * Columns) * 4;
+                bool there = first + step < end - begin && i < w.across;
+                int64_t from = there ? (blockIdx.y * n + token_of(first + step)) * w.across + i : 0;
+                fetch_four(&to.by[step][i], w.by + from, there);
+                fetch_four(&to.read[step][i], w.read + from, there);
+            }
+            int step = threadIdx.x / (QUICK_ROWS / 4), i = threadIdx.x % (QUICK_ROWS / 4) * 4;
+            bool there = first + step < end - begin && row0 + i < w.owned;
+            fetch_four(&to.grow[step][i], w.grow + (there ? (blockIdx.y * n + token_of(first + step)) * w.owned + row0 + i : 0), there);
+            if (threadIdx.x < TOGETHER && first + threadIdx.x < end - begin) to.factor[threadIdx.x] = decay.at(slice, token_of(first + threadIdx.x));
+            asm volatile("cp.async.commit_group;" : : : "memory");
+        };
+
+        fetch(0);
+        for (int64_t first = 0; first < end - begin; first += TOGETHER) {
+            const batch_of_tokens<Columns> &here = batches[first / TOGETHER & 1];
+            fetch(first + TOGETHER);
+            asm volatile("cp.async.wait_group 1;" : : : "memory");
+            __syncthreads();
+            const int steps = (int)min((int64_t)TOGETHER, end - begin - first);
+#pragma unroll 2
+            for (int step = 0; step < steps; step++) {
+                const float factor = here.factor[step], before = w.back ? 1.0f : factor, after = w.back ? factor : 1.0f;
+                const float4 four = *reinterpret_cast<const float4 *>(&here.grow[step][group * 4]);
+                const float mine[4] = { four.x * after, four.y * after, four.z * after, four.w * after };
+                float sum[4] = {};
+#pragma unroll
+                for (int c = 0; c < Columns; c += 4) {
+                    const float4 by4 = *reinterpret_cast<const float4 *>(&here.by[step][c * 8 + lane * 4]);
+                    const float4 read4 = *reinterpret_cast<const float4 *>(&here.read[step][c * 8 + lane * 4]);
+                    const float by[4] = { by4.x, by4.y, by4.z, by4.w }, read[4] = { read4.x, read4.y, read4.z, read4.w };
+#pragma unroll
+                    for (int r = 0; r < 4; r++)
+#pragma unroll
+                        for (int j = 0; j < 4; j++) {
+                            sum[r] = fmaf(x[r][c + j], read[j], sum[r]);
+                            x[r][c + j] = fmaf(x[r][c + j], factor, mine[r] * by[j]);
+                        }
+                }
+                /* Eight lanes' parts of four rows: two lanes are left with the sum of one. */
+                const bool upper = lane & 4, odd = lane & 2;
+                float a = (upper ? sum[2] : sum[0]) + __shfl_xor_sync(0xffffffffu, upper ? sum[0] : sum[2], 4);
+                float b = (upper ? sum[3] : sum[1]) + __shfl_xor_sync(0xffffffffu, upper ? sum[1] : sum[3], 4);
+                float whole = (odd ? b : a) + __shfl_xor_sync(0xffffffffu, odd ? a : b, 2);
+                whole += __shfl_xor_sync(0xffffffffu, whole, 1);
+                const int64_t own = row0 + group * 4 + (upper ? 2 : 0) + (odd ? 1 : 0);
+                if (!(lane & 1) && own < w.owned) w.out[(blockIdx.y * n + token_of(first + step)) * w.owned + own] = whole * before;
+            }
+            __syncthreads();
+        }
+        asm volatile("cp.async.wait_group 0;" : : : "memory");
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+#pragma unroll
+            for (int c = 0; c < Columns; c++) {
+                int64_t own = row0 + group * 4 + r, i = c / 4 * 32 + lane * 4 + c % 4;
+                if (w.end && own < w.owned && i < w.across) w.end[w.in_state(item, own, i)] = x[r][c];
+            }
+    }
+}
+
+template <typename W> struct quick_walks {
+    static bool start(const tn_la_problem *, const tn_la_run &, const walk<W> &, cudaStream_t) { return false; }
+};
+template <> struct quick_walks<float> {
+    static bool start(const tn_la_problem *p, const tn_la_run &run, const walk<float> &w, cudaStream_t stream) {
+        if (w.owned % 4 || w.across % 4 || w.across > 256) return false;
+        const dim3 grid = tn_la_plain_grid(run, (w.owned + QUICK_ROWS - 1) / QUICK_ROWS);
+        const sequences all = sequences_of(p);
+        const decays<float> decay = decays_of<float>(p);
+        if (w.across <= 64) run_walk_quick<8><<<grid, TN_LA_PLAIN_THREADS, 0, stream>>>(run, all, decay, w);
+        else if (w.across <= 128) run_walk_quick<16><<<grid, TN_LA_PLAIN_THREADS, 0, stream>>>(run, all, decay, w);
+        else run_walk_quick<32><<<grid, TN_LA_PLAIN_THREADS, 0, stream>>>(run, all, decay, w);
+        return true;
+    }
+};
+
+template <typename W> void start_walk(const tn_la_problem *p, bool quick, const tn_la_run &run, const walk<W> &w, cudaStream_t stream) {
     const int threads = TN_LA_PLAIN_THREADS;
+    if (quick && quick_walks<W>::start(p, run, w, stream)) return;
     run_walk<W><<<tn_la_plain_grid(run, (w.owned + threads - 1) / threads), threads, 0, stream>>>(run, sequences_of(p), decays_of<W>(p), w);
 }
 
@@ -211,7 +322,7 @@ template <typename W> void clear(const tn_la_problem *p, W *to, int64_t elements
 
 /* ---- forward ---- */
 
-template <typename T> void forward(const tn_la_problem *p, void *workspace, cudaStream_t stream) {
+template <typename T> void forward(const tn_la_problem *p, bool quick, void *workspace, cudaStream_t stream) {
     using W = tn_wide<T>;
     const room r = make_room(p, false);
     const int64_t slices = p->b * p->h, rows = p->state_rows, e = p->e, n = p->n;
@@ -222,7 +333,7 @@ template <typename T> void forward(const tn_la_problem *p, void *workspace, cuda
         tn_la_plain_encode_run<T>(p, &p->k, 1, run, k, stream);
         tn_la_plain_encode_run<T>(p, &p->v, 1, run, v, stream);
         clear(p, y, r.y, stream);
-        start_walk<W>(p, run, { false, e, rows, v, k, q, y, x, (const W *)p->state, (W *)p->state_out, false }, stream);
+        start_walk<W>(p, quick, run, { false, e, rows, v, k, q, y, x, (const W *)p->state, (W *)p->state_out, false }, stream);
         if (n == 0) continue;
         start_own<W>(run, { n, e, rows, q, k, v, y, NULL, 0, NULL }, stream);
         write_out<T><<<tn_la_plain_grid(run, n), TN_LA_PLAIN_THREADS, 0, stream>>>(run, p->g, p->has_gate, n, e, p->o_stride, y, (T *)p->o);
@@ -234,14 +345,15 @@ template <typename T> void forward(const tn_la_problem *p, void *workspace, cuda
 template <typename T> struct back {
     using W = tn_wide<T>;
     const tn_la_problem *p;
+    bool quick;
     room r;
     cudaStream_t stream;
     W *q, *k, *v, *y, *dx, *dv, *x, *weight, *state, *at_end, *sums, *theta;
 };
 
-template <typename T> back<T> make_back(const tn_la_problem *p, void *workspace, cudaStream_t stream) {
+template <typename T> back<T> make_back(const tn_la_problem *p, bool quick, void *workspace, cudaStream_t stream) {
     using W = tn_wide<T>;
-    back<T> w = { p, make_room(p, true), stream };
+    back<T> w = { p, quick, make_room(p, true), stream };
     W *at = (W *)workspace;
     w.q = take(&at, w.r.q), w.k = take(&at, w.r.k), w.v = take(&at, w.r.v), w.y = take(&at, w.r.y);
     w.dx = take(&at, w.r.dx), w.dv = take(&at, w.r.dv), w.x = take(&at, w.r.x);
@@ -260,7 +372,7 @@ template <typename T> void upstream(const back<T> &w, const tn_la_run &run) {
     }
     if (p->dg) {
         clear(p, w.y, w.r.y, w.stream);
-        start_walk<W>(p, run, { false, p->e, p->state_rows, w.v, w.k, w.q, w.y, w.x, (const W *)p->state, NULL, false }, w.stream);
+        start_walk<W>(p, w.quick, run, { false, p->e, p->state_rows, w.v, w.k, w.q, w.y, w.x, (const W *)p->state, NULL, false }, w.stream);
         start_own<W>(run, { p->n, p->e, p->state_rows, w.q, w.k, w.v, w.y, NULL, 0, NULL }, w.stream);
     }
     tn_la_plain_gate_back<T><<<tn_la_plain_grid(run, p->n), TN_LA_PLAIN_THREADS, 0, w.stream>>>(
@@ -278,20 +390,20 @@ template <typename T> void back_run(const back<T> &w, const tn_la_run &run) {
     if (n > 0) upstream(w, run);
     if (p->dq || p->dtheta || p->dlog_decay) {
         clear(p, w.dx, w.r.dx, w.stream);
-        start_walk<W>(p, run, { false, rows, e, w.k, w.v, w.y, w.dx, w.x, (const W *)p->state, w.r.state ? w.state : NULL, true },
+        start_walk<W>(p, w.quick, run, { false, rows, e, w.k, w.v, w.y, w.dx, w.x, (const W *)p->state, w.r.state ? w.state : NULL, true },
                       w.stream);
         if (n > 0) start_own<W>(run, { n, rows, e, w.y, w.v, w.k, w.dx, w.q, 1, weight }, w.stream);
         tn_la_plain_decode<T>(p, run, &p->q, p->scale, w.q, w.dx, p->dtheta ? w.theta : NULL, p->dq, w.stream);
     }
     if (p->dk || p->dtheta || p->dlog_decay || p->dstate) {
         clear(p, w.dx, w.r.dx, w.stream);
-        start_walk<W>(p, run, { true, rows, e, w.q, w.y, w.v, w.dx, w.x, (const W *)p->dstate_out, (W *)p->dstate, true }, w.stream);
+        start_walk<W>(p, w.quick, run, { true, rows, e, w.q, w.y, w.v, w.dx, w.x, (const W *)p->dstate_out, (W *)p->dstate, true }, w.stream);
         if (n > 0) start_own<W>(run, { n, rows, e, w.y, w.v, w.q, w.dx, w.k, -1, weight }, w.stream);
         tn_la_plain_decode<T>(p, run, &p->k, 1, w.k, w.dx, p->dtheta ? w.theta + w.r.theta / 2 : NULL, p->dk, w.stream);
     }
     if (p->dv && n > 0) {
         clear(p, w.dv, w.r.dv, w.stream);
-        start_walk<W>(p, run, { true, e, rows, w.y, w.q, w.k, w.dv, w.x, (const W *)p->dstate_out, NULL, false }, w.stream);
+        start_walk<W>(p, w.quick, run, { true, e, rows, w.y, w.q, w.k, w.dv, w.x, (const W *)p->dstate_out, NULL, false }, w.stream);
         start_own<W>(run, { n, e, rows, w.q, w.k, w.y, w.dv, NULL, 0, NULL }, w.stream);
         tn_la_plain_act_back<T><<<tn_la_plain_grid(run, n), TN_LA_PLAIN_THREADS, 0, w.stream>>>(run, p->v, w.dv, e, (T *)p->dv);
     }
@@ -311,9 +423,9 @@ template <typename W, typename T> void decay_gradient(const back<T> &w) {
         sum_constant_decay<W><<<tn_blocks(p->h, 128), 128, 0, w.stream>>>(items, p->h, w.sums, (W *)p->dlog_decay);
 }
 
-template <typename T> void backward(const tn_la_problem *p, void *workspace, cudaStream_t stream) {
+template <typename T> void backward(const tn_la_problem *p, bool quick, void *workspace, cudaStream_t stream) {
     using W = tn_wide<T>;
-    const back<T> w = make_back<T>(p, workspace, stream);
+    const back<T> w = make_back<T>(p, quick, workspace, stream);
     const int64_t slices = p->b * p->h;
     if (w.r.weight) cudaMemsetAsync(w.weight, 0, (size_t)w.r.weight * sizeof(W), stream);
     if (w.r.theta) cudaMemsetAsync(w.theta, 0, (size_t)w.r.theta * sizeof(W), stream);
@@ -333,14 +445,14 @@ template <typename T> void backward(const tn_la_problem *p, void *workspace, cud
 size_t tn_la_causal_forward_plain_workspace(const tn_la_problem *problem) {
     return (size_t)make_room(problem, false).all * tn_dtype_size(problem->wide);
 }
-int tn_la_causal_forward_plain(const tn_la_problem *problem, void *workspace, void *stream) {
-    TN_WITH_FLOAT(problem->dtype, T, forward<T>(problem, workspace, (cudaStream_t)stream));
+int tn_la_causal_forward_plain(const tn_la_problem *problem, bool quick, void *workspace, void *stream) {
+    TN_WITH_FLOAT(problem->dtype, T, forward<T>(problem, quick, workspace, (cudaStream_t)stream));
     return (int)cudaGetLastError();
 }
 size_t tn_la_causal_backward_plain_workspace(const tn_la_problem *problem) {
     return (size_t)make_room(problem, true).all * tn_dtype_size(problem->wide);
 }
-int tn_la_causal_backward_plain(const tn_la_problem *problem, void *workspace, void *stream) {
-    TN_WITH_FLOAT(problem->dtype, T, backward<T>(problem, workspace, (cudaStream_t)stream));
+int tn_la_causal_backward_plain(const tn_la_problem *problem, bool quick, void *workspace, void *stream) {
+    TN_WITH_FLOAT(problem->dtype, T, backward<T>(problem, quick, workspace, (cudaStream_t)stream));
     return (int)cudaGetLastError();
 }

@@ -1,6 +1,6 @@
 /* Which kernels run the forward of non-causal linear attention, and where they work. */
-#include "linear_attention_fwd.cuh"
 #include "linear_attention_forward_plain.h"
+#include "linear_attention_fwd.cuh"
 
 /* Hands out the workspace piece by piece; without a base it only counts. */
 struct pieces {
@@ -27,7 +27,10 @@ static bool rows_fit(const tn_la_problem *p, const void *x, const tn_la_strides 
 /* Do the tiled kernels take it? */
 static bool is_tiled(const tn_op_call *call, const tn_la_problem *p) {
     if (call->device->cuda_path == TN_CUDA_PLAIN || p->dtype == TN_F64) return false;
-    if (p->d % 16 || p->e % 16 || p->d > 128 || p->e > 128 || p->b * p->h > INT32_MAX / 2) return false;
+    const bool rotated = p->encoded && p->kind == TN_ROTATE, broad = p->dtype == TN_BF16 && !p->encoded;
+    if (p->d % (rotated ? 16 : 8) || p->e % 8 || p->d > (broad ? 256 : 128) || p->e > 256 || p->b * p->h > INT32_MAX / 2) return false;
+    if (p->e > 128 && (p->v.act == TN_SOFTMAX || (p->has_gate && p->g.act == TN_SOFTMAX)))
+        return false; /* a row by pieces of 128 columns */
     if (p->b * p->h * ((p->m > p->n ? p->m : p->n) / 16 + 1) > INT32_MAX) return false;
     if (!rows_fit(p, p->q.x, &p->q.stride) || !rows_fit(p, p->k.x, &p->k.stride) || !rows_fit(p, p->v.x, &p->v.stride)) return false;
     if ((p->has_gate && !rows_fit(p, p->g.x, &p->g.stride)) || !rows_fit(p, p->o, &p->o_stride)) return false;
@@ -38,7 +41,8 @@ static bool is_tiled(const tn_op_call *call, const tn_la_problem *p) {
 }
 
 static tn_tile_operand operand_of(const tn_la_operand *x) {
-    tn_tile_operand operand = { x->x, x->stride.batch, x->stride.token, x->stride.head, x->tokens, (int)x->width, x->act, x->over_sequence, NULL, NULL };
+    tn_tile_operand operand = { x->x,          x->stride.batch, x->stride.token,  x->stride.head, x->tokens,
+                                (int)x->width, x->act,          x->over_sequence, NULL,           NULL };
     operand.maximum = (const float *)x->maximum;
     operand.sum = (const float *)x->sum;
     return operand;
@@ -50,7 +54,7 @@ static tn_la_forward tiled_of(const tn_la_problem *p) {
     if (p->has_gate) f.g = operand_of(&p->g);
     f.q_grid = p->q.grid, f.k_grid = p->k.grid;
     f.theta = p->encoded ? (const float *)p->theta : NULL;
-    f.kind = !p->encoded ? TN_LA_UNTURNED : p->kind == TN_ROTATE ? TN_LA_ROTATED : TN_LA_COSINE;
+    f.kind = !p->encoded ? p->d > 128 ? TN_LA_BROAD : TN_LA_UNTURNED : p->kind == TN_ROTATE ? TN_LA_ROTATED : TN_LA_COSINE;
     f.h = (int)p->h, f.d = (int)p->d, f.e = (int)p->e, f.state_rows = (int)p->state_rows;
     f.heads = p->b * p->h;
     f.scale = (float)p->scale;
@@ -71,14 +75,13 @@ struct forward_plan {
     tn_la_problem problem;
     tn_la_forward tiled;
     void *q_statistics, *k_statistics, *plain;
-    bool is_tiled;
+    bool is_tiled, is_short;
 };
 static size_t plan_forward(forward_plan *plan, const tn_op_call *call, const tn_la_problem *given, void *workspace) {
     pieces all = { (char *)workspace, 0 };
     plan->problem = *given;
     tn_la_problem *p = &plan->problem;
     const size_t wide = tn_dtype_size(p->wide), heads = (size_t)(p->b * p->h);
-    if (!p->s) p->s = take(&all, heads * (size_t)(p->state_rows * p->e) * wide);
     tn_la_operand *turned[] = { &p->q, &p->k };
     void **statistics[] = { &plan->q_statistics, &plan->k_statistics };
     for (int i = 0; i < 2; i++) {
@@ -93,9 +96,13 @@ static size_t plan_forward(forward_plan *plan, const tn_op_call *call, const tn_
     *f = tiled_of(p);
     plan->is_tiled = is_tiled(call, given) && tn_la_plan_out(f, call->device, p->dtype, product_for(call, p, &p->q)) &&
                      tn_la_plan_state(f, call->device, p->dtype);
+    plan->is_short = plan->is_tiled && p->dtype == TN_BF16 && p->m && p->n && product_for(call, p, &p->q) == TN_LA_WGMMA &&
+                     product_for(call, p, &p->k) == TN_LA_WGMMA && tn_la_is_short(*f);
+    if (plan->is_short) return all.used;
+    if (!p->s) f->s = (float *)(p->s = take(&all, heads * (size_t)(p->state_rows * p->e) * wide));
     if (plan->is_tiled) {
-        if (tn_la_runs_cut_heads(f->state_runs))
-            f->parts = (float *)take(&all, ((size_t)f->state_runs.blocks + heads) * (size_t)(p->state_rows * p->e) * sizeof(float));
+        const size_t left = (size_t)tn_la_heads_left(f->state_deal);
+        if (left) f->parts = (float *)take(&all, ((size_t)f->state_deal.blocks + left) * (size_t)(p->state_rows * p->e) * sizeof(float));
     } else {
         plan->plain = take(&all, tn_la_forward_plain_workspace(p));
     }
@@ -117,9 +124,7 @@ static cudaError_t keep_state(const tn_la_problem *p, cudaStream_t stream) {
 static cudaError_t run_tiled(forward_plan *plan, const tn_op_call *call, cudaStream_t stream) {
     const tn_la_problem *p = &plan->problem;
     tn_la_forward *f = &plan->tiled;
-    bool wgmma = product_for(call, p, &p->q) == TN_LA_WGMMA && product_for(call, p, &p->k) == TN_LA_WGMMA;
-    if (p->dtype == TN_BF16 && wgmma && p->m && p->n && tn_la_is_short(*f))
-        return tn_la_launch_short(*f, stream);
+    if (plan->is_short) return tn_la_launch_short(*f, stream);
     f->early = call->device->cuda_path == TN_CUDA_HOPPER && p->m > 0;
     cudaError_t error = p->m ? tn_la_launch_state(*f, p->dtype, product_for(call, p, &p->k), stream) : keep_state(p, stream);
     if (error != cudaSuccess || p->n == 0) return error;

@@ -5,26 +5,67 @@
 #include "linear_attention_internal.h"
 #include "linear_attention_tiles.cuh"
 
-/* Runs of a list of `units` equal pieces, one for each of `blocks`; the first `longer` runs have each + 1 pieces, the others `each`. */
-struct tn_la_runs {
-    int units, per_head; /* units = heads x per_head */
-    int blocks, each, longer;
+/* How heads of `per_head` equal pieces each are dealt to blocks: `whole` heads to every block, then the pieces of the heads that are left over
+ * in contiguous runs, `each` + 1 pieces for the first `longer` blocks and `each` for the others. So all blocks have the same work to one piece,
+ * whatever the number of heads, and only the heads left over are ever cut. */
+struct tn_la_deal {
+    int heads, per_head, blocks, whole, each, longer;
 };
-static inline void tn_la_cut(tn_la_runs *runs, int64_t heads, int64_t per_head, int64_t blocks) {
-    int64_t units = heads * per_head;
-    if (blocks > units) blocks = units;
-    runs->units = (int)units, runs->per_head = (int)per_head, runs->blocks = (int)blocks;
-    runs->each = blocks ? (int)(units / blocks) : 0, runs->longer = blocks ? (int)(units % blocks) : 0;
+static inline void tn_la_deal_out(tn_la_deal *deal, int64_t heads, int64_t per_head, int64_t blocks) {
+    if (blocks > heads * per_head) blocks = heads * per_head;
+    *deal = tn_la_deal{ (int)heads, (int)per_head, (int)blocks, 0, 0, 0 };
+    if (blocks == 0) return;
+    deal->whole = (int)(heads / blocks);
+    const int64_t rest = heads % blocks * per_head;
+    deal->each = (int)(rest / blocks), deal->longer = (int)(rest % blocks);
 }
-static inline __host__ __device__ int tn_la_run_begin(const tn_la_runs &runs, int block) { return block * runs.each + (block < runs.longer ? block : runs.longer); }
-static inline __host__ __device__ int tn_la_run_of(const tn_la_runs &runs, int unit) {
-    int in_longer = runs.longer * (runs.each + 1);
-    return unit < in_longer ? unit / (runs.each + 1) : runs.longer + (unit - in_longer) / runs.each;
+/* Of the pieces left over: where a block's run begins, which block has one. */
+static inline __host__ __device__ int tn_la_rest_begin(const tn_la_deal &deal, int block) {
+    return block * deal.each + (block < deal.longer ? block : deal.longer);
 }
-/* Does a run end inside a head? */
-static inline bool tn_la_runs_cut_heads(const tn_la_runs &runs) { return runs.blocks > 0 && (int64_t)runs.blocks * runs.per_head != runs.units; }
+static inline __host__ __device__ int tn_la_rest_of(const tn_la_deal &deal, int piece) {
+    const int in_longer = deal.longer * (deal.each + 1);
+    return piece < in_longer ? piece / (deal.each + 1) : deal.longer + (piece - in_longer) / deal.each;
+}
+static inline __host__ __device__ int tn_la_pieces_of(const tn_la_deal &deal, int block) {
+    return deal.whole * deal.per_head + deal.each + (block < deal.longer);
+}
+static inline __host__ __device__ int tn_la_heads_left(const tn_la_deal &deal) { return deal.heads - deal.whole * deal.blocks; }
 
-enum tn_la_kind { TN_LA_UNTURNED, TN_LA_ROTATED, TN_LA_COSINE };
+/* Where a block is: in a stretch of pieces of one head, `left` of them from `piece` on (0: it has had all its pieces), with `after` pieces of
+ * other heads to follow. */
+struct tn_la_place {
+    int head, piece, left, after;
+};
+TN_TILE_DEVICE void tn_la_rest_place(const tn_la_deal &deal, int block, tn_la_place &at) {
+    const int piece = tn_la_rest_begin(deal, block), head = piece / deal.per_head;
+    at.head = deal.whole * deal.blocks + head, at.piece = piece - head * deal.per_head;
+    at.left = min(deal.per_head - at.piece, at.after), at.after -= at.left;
+}
+TN_TILE_DEVICE tn_la_place tn_la_first_place(const tn_la_deal &deal, int block) {
+    tn_la_place at = { block * deal.whole, 0, deal.per_head, tn_la_pieces_of(deal, block) - deal.per_head };
+    if (deal.whole == 0) at.after += deal.per_head, tn_la_rest_place(deal, block, at);
+    return at;
+}
+/* To the next piece; true if that begins another stretch. */
+TN_TILE_DEVICE bool tn_la_next_place(const tn_la_deal &deal, int block, tn_la_place &at) {
+    at.piece++;
+    if (--at.left > 0) return false;
+    if (at.after == 0) return true;
+    const bool last_whole = at.head < deal.whole * deal.blocks && at.head + 1 == (block + 1) * deal.whole;
+    if (last_whole) {
+        tn_la_rest_place(deal, block, at);
+    } else {
+        at.head++, at.piece = 0;
+        at.left = min(deal.per_head, at.after), at.after -= at.left;
+    }
+    return true;
+}
+
+/* TN_LA_BROAD: not turned either, but d is above 128: q and k come as two halves, as with cosine they become two. */
+enum tn_la_kind { TN_LA_UNTURNED, TN_LA_ROTATED, TN_LA_COSINE, TN_LA_BROAD };
+static constexpr __host__ __device__ bool tn_la_turns(int kind) { return kind == TN_LA_ROTATED || kind == TN_LA_COSINE; }
+static constexpr __host__ __device__ bool tn_la_has_halves(int kind) { return kind == TN_LA_COSINE || kind == TN_LA_BROAD; }
 
 /* Everything the tiled kernels know of a call. heads: b h; state: S's rows d', of which the first d are turned with cosine. */
 struct tn_la_forward {
@@ -36,15 +77,16 @@ struct tn_la_forward {
     int64_t heads;
     float scale;
     const float *state; /* NULL: zero */
-    float *s, *parts;   /* parts: [blocks + heads][state_rows][e], what each run adds to each head it meets, where runs cut heads */
+    float *s,
+        *parts; /* s: NULL where a short kernel need not keep it; parts: [blocks + heads left over][state_rows][e], what each run adds to each head it meets */
     void *o;
     int64_t o_batch, o_token, o_head;
-    tn_la_runs state_runs, out_runs;
+    tn_la_deal state_deal, out_deal;
     int stages;
     bool early; /* the kernel starts before the one ahead of it has ended, and waits where it needs its result */
 };
 
-/* The width (64 or 128) that d and e fit into. */
+/* The width (64 or 128) that e and d, or halves of d, fit into. */
 static inline int tn_la_width(const tn_la_forward &f) { return f.d > 64 || f.e > 64 ? 128 : 64; }
 
 /* Where a kernel activates: TN_LA_SETTLED: in shared memory, any activation of any operand (tn_tile_share::settle). Else the fragments of k or q,

@@ -16,77 +16,83 @@ struct slot_turn {
 
 /* Shared memory of one block: S | turns of the slots | their axes | the warps' coordinates | the warps' rings. */
 template <typename T, int W, int E, int Kind, bool Wgmma> struct out_layout {
-    typedef tn_tile_share<T, TN_LA_WARP_TOKENS, W, 32> share_q;
+    typedef tn_tile_share<T, TN_LA_WARP_TOKENS, Kind == TN_LA_BROAD ? 2 * W : W, 32> share_q;
     typedef tn_tile_share<T, TN_LA_WARP_TOKENS, E, 32> share_g;
     static constexpr bool wide = share_q::wide;
     static constexpr int warps = wide && !Wgmma ? 4 : 8; /* as many as an A100 has room for */
-    static constexpr int state_rows = Kind == TN_LA_COSINE ? 2 * W : W, planes = wide ? 3 : 1;
+    static constexpr int state_rows = tn_la_has_halves(Kind) ? 2 * W : W, planes = wide ? 3 : 1;
     static constexpr int s_plane = state_rows * E * 2, s = s_plane * planes;
     static constexpr int stage = wide ? share_q::bytes : share_q::bytes + share_g::bytes;
-    static constexpr bool off_axis = Kind != TN_LA_UNTURNED && !Wgmma;
-    static constexpr int turns = Kind == TN_LA_UNTURNED ? 0 : W * (int)sizeof(slot_turn), axes = off_axis ? W * 4 : 0;
+    static constexpr bool off_axis = tn_la_turns(Kind) && !Wgmma;
+    static constexpr int turns = !tn_la_turns(Kind) ? 0 : W * (int)sizeof(slot_turn), axes = off_axis ? W * 4 : 0;
     static constexpr int coordinates = off_axis ? TN_LRPE_MAX_AXES * TN_LA_WARP_TOKENS * 4 : 0;
     static constexpr int tables = turns + axes + warps * coordinates;
     static constexpr __host__ __device__ int ring(int stages) { return stages * stage; }
     static constexpr __host__ __device__ int bytes(int stages) { return s + warps * ring(stages) + tables + 1024; }
 };
 
-struct out_place {
-    int head, unit; /* unit: within the head */
-};
-__device__ __forceinline__ void next(out_place &at, int per_head) {
-    if (++at.unit == per_head) at.unit = 0, at.head++;
-}
-
 template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_block {
     typedef out_layout<T, W, E, Kind, Wgmma> shared;
     static constexpr bool wide = shared::wide;
-    static constexpr int planes = shared::planes, fragments = Kind == TN_LA_COSINE ? 2 : 1, N = E / 8, tokens = TN_LA_WARP_TOKENS * shared::warps;
+    static constexpr int planes = shared::planes, fragments = tn_la_has_halves(Kind) ? 2 : 1, N = E / 8,
+                         tokens = TN_LA_WARP_TOKENS * shared::warps;
 
     const tn_la_forward &f;
     const int warp, lane, column;
-    const uint32_t s, ring;     /* addresses */
+    const uint32_t s, ring, step; /* addresses; step: from a stage of the ring to the next */
     slot_turn *turns;
     int *axes;
-    float *coordinates;         /* [axis][TN_LA_WARP_TOKENS] of this warp */
+    float *coordinates; /* [axis][TN_LA_WARP_TOKENS] of this warp */
     const T *next_q, *next_g, *g;
     T *o;
     float c[N][4];
-    float row_scale[2];         /* of c's rows g and g + 8 */
+    float small[wide ? N : 1][4]; /* f32: the five smaller products, apart, since tensor cores cut off what they add to a large sum */
+    float row_scale[2];           /* of c's rows g and g + 8 */
 
-    /* s_tile: where S lies; rings: those of all warps; tables: where turns and coordinates go. */
-    __device__ __forceinline__ out_block(const tn_la_forward &f, uint32_t s_tile, uint32_t rings, int stages, char *tables)
-        : f(f), warp(threadIdx.x >> 5), lane(threadIdx.x & 31), column(blockIdx.y * E), s(s_tile), ring(rings + warp * shared::ring(stages)) {
+    /* s_tile: where S lies; rings: those of all warps, `stages` of each; tables: where turns and coordinates go. */
+    __device__ __forceinline__ out_block(const tn_la_forward &f, uint32_t s_tile, uint32_t rings, int stages, char *tables,
+                                         uint32_t step = shared::stage)
+        : f(f), warp(threadIdx.x >> 5), lane(threadIdx.x & 31), column(blockIdx.y * E), s(s_tile),
+          ring(rings + warp * shared::ring(stages)), step(step) {
         turns = reinterpret_cast<slot_turn *>(tables);
         axes = reinterpret_cast<int *>(tables + shared::turns);
         coordinates = reinterpret_cast<float *>(tables + shared::turns + shared::axes + warp * shared::coordinates);
     }
 
-    __device__ __forceinline__ int64_t first_token(const out_place &at) const { return (int64_t)at.unit * tokens + warp * TN_LA_WARP_TOKENS; }
-    __device__ __forceinline__ int rows_at(const out_place &at) const {
+    __device__ __forceinline__ int64_t first_token(const tn_la_place &at) const {
+        return (int64_t)at.piece * tokens + warp * TN_LA_WARP_TOKENS;
+    }
+    __device__ __forceinline__ int rows_at(const tn_la_place &at) const {
         int64_t left = f.q.tokens - first_token(at);
         return left < 0 ? 0 : left < TN_LA_WARP_TOKENS ? (int)left : TN_LA_WARP_TOKENS;
     }
-    __device__ __forceinline__ uint32_t stage_at(int stage) const { return ring + stage * shared::stage; }
+    __device__ __forceinline__ uint32_t stage_at(int stage) const { return ring + stage * step; }
 
-    /* Where q, g and o of a head begin (found only when the head changes: divisions are slow). */
-    __device__ __forceinline__ void find_next(int head) {
-        const int64_t b = head / f.h, h = head % f.h;
-        next_q = (const T *)f.q.x + b * f.q.batch + h * f.q.head;
-        next_g = (const T *)f.g.x + b * f.g.batch + h * f.g.head + column;
+    /* This lane's first chunks of q and g of a unit (divisions are slow: only when the head changes). */
+    __device__ __forceinline__ void find_next(const tn_la_place &at) {
+        const int64_t b = at.head / f.h, h = at.head % f.h, first = first_token(at);
+        next_q = (const T *)f.q.x + b * f.q.batch + h * f.q.head + first * f.q.token + shared::share_q::offset(f.q.token, lane);
+        next_g = (const T *)f.g.x + b * f.g.batch + h * f.g.head + first * f.g.token + shared::share_g::offset(f.g.token, lane) + column;
     }
+    /* Where g and o of a head begin. */
     __device__ __forceinline__ void find(int head) {
         const int64_t b = head / f.h, h = head % f.h;
         o = (T *)f.o + b * f.o_batch + h * f.o_head + column;
         g = (const T *)f.g.x + b * f.g.batch + h * f.g.head + column;
     }
 
-    __device__ __forceinline__ void fetch(int stage, const out_place &at) {
-        const int64_t first = first_token(at);
-        const int rows = rows_at(at);
-        shared::share_q::fetch(stage_at(stage), next_q + first * f.q.token, f.q.token, rows, f.d, lane);
+    __device__ __forceinline__ void fetch_q(int stage, const tn_la_place &at) {
+        shared::share_q::fetch(stage_at(stage), next_q, f.q.token, rows_at(at), f.d, lane);
+        next_q += tokens * f.q.token;
+    }
+    __device__ __forceinline__ void fetch_g(int stage, const tn_la_place &at) {
         if (!wide && f.g.x)
-            shared::share_g::fetch(stage_at(stage) + shared::share_q::bytes, next_g + first * f.g.token, f.g.token, rows, f.e - column, lane);
+            shared::share_g::fetch(stage_at(stage) + shared::share_q::bytes, next_g, f.g.token, rows_at(at), f.e - column, lane);
+        next_g += tokens * f.g.token;
+    }
+    __device__ __forceinline__ void fetch(int stage, const tn_la_place &at) {
+        fetch_q(stage, at);
+        fetch_g(stage, at);
     }
 
     /* S of a head, by the whole block. */
@@ -107,15 +113,17 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
                 tn_pairs_of(pairs[0], low.x, low.y), tn_pairs_of(pairs[1], low.z, low.w);
                 tn_pairs_of(pairs[2], high.x, high.y), tn_pairs_of(pairs[3], high.z, high.w);
 #pragma unroll
-                for (int p = 0; p < 3; p++) tn_tile_write(to + p * shared::s_plane, make_uint4(pairs[0][p], pairs[1][p], pairs[2][p], pairs[3][p]));
+                for (int p = 0; p < 3; p++)
+                    tn_tile_write(to + p * shared::s_plane, make_uint4(pairs[0][p], pairs[1][p], pairs[2][p], pairs[3][p]));
             } else {
-                tn_tile_write(to, make_uint4(tn_pair_of(low.x, low.y), tn_pair_of(low.z, low.w), tn_pair_of(high.x, high.y), tn_pair_of(high.z, high.w)));
+                tn_tile_write(to, make_uint4(tn_pair_of(low.x, low.y), tn_pair_of(low.z, low.w), tn_pair_of(high.x, high.y),
+                                             tn_pair_of(high.z, high.w)));
             }
         }
     }
     /* The turns of a head's slots, by the whole block. */
     __device__ __forceinline__ void take_turns(int head) {
-        if (Kind != TN_LA_UNTURNED && threadIdx.x < W) {
+        if (tn_la_turns(Kind) && threadIdx.x < W) {
             tn_la_slot slot = tn_la_slot_of(f, f.q_grid, head % f.h, threadIdx.x);
             slot_turn turn;
             turn.rate = slot.rate;
@@ -133,7 +141,7 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
         for (int step = 0; step < W / 16; step++)
 #pragma unroll
             for (int r = 0; r < 4; r++) {
-                if (step && step * 16 >= f.d) raw[step][r] = 0xff80ff80u; /* slots beyond d: minus infinity */
+                if (step * 16 + (r >> 1) * 8 >= f.d) raw[step][r] = 0xff80ff80u; /* slots beyond d: minus infinity */
                 __nv_bfloat162 pair = *reinterpret_cast<const __nv_bfloat162 *>(&raw[step][r]);
                 of_row[r & 1] = step == 0 && r < 2 ? pair : __hmax2(of_row[r & 1], pair);
             }
@@ -179,15 +187,18 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
 
     /* The numbers of a fragment of 16 slots, as they are. */
     __device__ __forceinline__ void read(float (&x)[4][2], uint32_t q_tile, int step) {
-        const int chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2), other_chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2 + 1);
+        const int chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2),
+                  other_chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2 + 1);
 #pragma unroll
         for (int r = 0; r < 4; r++) {
-            const uint32_t at = shared::share_q::wide_chunk(q_tile, (lane >> 2) + (r & 1) * 8, r >> 1 ? other_chunk : chunk) + (lane & 3) * 8;
+            const uint32_t at =
+                shared::share_q::wide_chunk(q_tile, (lane >> 2) + (r & 1) * 8, r >> 1 ? other_chunk : chunk) + (lane & 3) * 8;
             asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[r][0]), "=f"(x[r][1]) : "r"(at) : "memory");
         }
     }
     __device__ __forceinline__ void read(uint32_t (&a)[4], uint32_t q_tile, int step) {
-        tn_fragment_a(a, q_tile, TN_LA_WARP_TOKENS, 0, tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2), tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2 + 1));
+        tn_fragment_a(a, q_tile, TN_LA_WARP_TOKENS, 0, tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2),
+                      tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, step * 2 + 1));
     }
     static __device__ __forceinline__ void widen(float (&x)[4][2], const uint32_t (&a)[4]) {
 #pragma unroll
@@ -207,11 +218,12 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
     }
 
     /* The A's of 16 slots from their numbers. coordinate: of token g of the warp, on one axis. */
-    __device__ __forceinline__ void encode(uint32_t (&a)[planes][fragments][4], float (&x)[4][2], int step, float coordinate, bool off_axis) {
+    __device__ __forceinline__ void encode(uint32_t (&a)[planes][fragments][4], float (&x)[4][2], int step, float coordinate,
+                                           bool off_axis) {
         float second[4][2];
         activate(x);
 #pragma unroll
-        for (int part = 0; part < (Kind == TN_LA_UNTURNED ? 0 : fragments); part++)
+        for (int part = 0; part < (tn_la_turns(Kind) ? fragments : 0); part++)
 #pragma unroll
             for (int p = 0; p < 2; p++) {
                 int slot = step * 16 + part * 8 + (lane & 3) * 2 + p;
@@ -247,9 +259,16 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
             const int row = i * W + step * 16;
             if constexpr (Wgmma) {
 #pragma unroll
-                for (int p = 0; p < products; p++)
-                    tn_wgmma<true>(c, a[wide ? tn_plane_of_a(p) : 0][i],
-                                   tn_wgmma_rows(s + (wide ? tn_plane_of_b(p) : 0) * shared::s_plane + row * 128, shared::state_rows * 128));
+                for (int p = 0; p < products; p++) {
+                    const uint64_t b =
+                        tn_wgmma_rows(s + (wide ? tn_plane_of_b(p) : 0) * shared::s_plane + row * 128, shared::state_rows * 128);
+                    if constexpr (wide) {
+                        if (p < products - 1) tn_wgmma<true>(small, a[tn_plane_of_a(p)][i], b);
+                        else tn_wgmma<true>(c, a[tn_plane_of_a(p)][i], b);
+                    } else {
+                        tn_wgmma<true>(c, a[0][i], b);
+                    }
+                }
             } else {
 #pragma unroll
                 for (int j = 0; j < N; j += 2) {
@@ -261,7 +280,8 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
 #pragma unroll
                         for (int other = 0; other < 2; other++) {
                             const uint32_t(&of_b)[4] = b[wide ? tn_plane_of_b(p) : 0];
-                            tn_mma(c[j + other], a[wide ? tn_plane_of_a(p) : 0][i], of_b[2 * other], of_b[2 * other + 1]);
+                            tn_mma(wide && p < products - 1 ? small[(j + other) % (wide ? N : 1)] : c[j + other],
+                                   a[wide ? tn_plane_of_a(p) : 0][i], of_b[2 * other], of_b[2 * other + 1]);
                         }
                 }
             }
@@ -269,12 +289,17 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
     }
 
     /* c = qb S of the warp's tokens, from q settled at q_tile. */
-    __device__ __forceinline__ void product(uint32_t q_tile, const out_place &at) {
+    __device__ __forceinline__ void product(uint32_t q_tile, const tn_la_place &at) {
         const int64_t first = first_token(at);
-        const bool off_axis = !Wgmma && Kind != TN_LA_UNTURNED && (f.q_grid.axes > 1 || first < f.q_grid.leading);
+        const bool off_axis = !Wgmma && tn_la_turns(Kind) && (f.q_grid.axes > 1 || first < f.q_grid.leading);
         const float coordinate = (float)(first + (lane >> 2) - f.q_grid.leading + f.q_grid.offset);
 #pragma unroll
-        for (int j = 0; j < N; j++) c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
+        for (int j = 0; j < N; j++) {
+            c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
+            if (wide)
+                small[j % (wide ? N : 1)][0] = small[j % (wide ? N : 1)][1] = small[j % (wide ? N : 1)][2] = small[j % (wide ? N : 1)][3] =
+                    0;
+        }
         uint32_t raw[W / 16][4];
         if constexpr (Act == TN_SOFTMAX) {
 #pragma unroll
@@ -290,17 +315,19 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
                 encode(a, x, step, coordinate, off_axis);
             } else {
                 if constexpr (Act != TN_SOFTMAX) read(raw[step], q_tile, step);
-                if constexpr (Kind != TN_LA_UNTURNED || Act == TN_SILU || Act == TN_SOFTMAX) {
+                if constexpr (tn_la_turns(Kind) || Act == TN_SILU || Act == TN_SOFTMAX) {
                     float x[4][2];
                     widen(x, raw[step]);
                     encode(a, x, step, coordinate, off_axis);
                 } else {
 #pragma unroll
                     for (int r = 0; r < 4; r++) a[0][0][r] = raw[step][r];
+                    if constexpr (Kind == TN_LA_BROAD) read(a[0][1], q_tile, step + W / 16);
                 }
             }
             if constexpr (Wgmma) {
                 if (step == 0) tn_wgmma_hold(c);
+                if constexpr (wide) tn_wgmma_hold(small);
                 tn_wgmma_begin();
             }
             multiply(a, step);
@@ -312,6 +339,11 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
         if constexpr (Wgmma) {
             tn_wgmma_await<0>();
             tn_wgmma_hold(c);
+            if constexpr (wide) tn_wgmma_hold(small);
+        }
+        if constexpr (wide) {
+#pragma unroll
+            for (int j = 0; j < N; j++) c[j][0] += small[j][0], c[j][1] += small[j][1], c[j][2] += small[j][2], c[j][3] += small[j][3];
         }
         find_scale();
     }
@@ -374,26 +406,40 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
                     x[0] = pair.x, x[1] = pair.y;
                     tn_activate<false>(x, f.g.act);
                 }
-                *reinterpret_cast<float2 *>(o + row * f.o_token + col) = make_float2(x[0] * (c[j][half * 2] * row_scale[half]), x[1] * (c[j][half * 2 + 1] * row_scale[half]));
+                *reinterpret_cast<float2 *>(o + row * f.o_token + col) =
+                    make_float2(x[0] * (c[j][half * 2] * row_scale[half]), x[1] * (c[j][half * 2 + 1] * row_scale[half]));
             }
         }
     }
 
-    __device__ __forceinline__ void unit(int stage, const out_place &at) {
-        const uint32_t q_tile = stage_at(stage), g_tile = q_tile + shared::share_q::bytes;
-        const int rows = rows_at(at);
+    /* c = qb S of a unit, from q as it came. */
+    __device__ __forceinline__ void multiply_unit(int stage, const tn_la_place &at) {
+        const uint32_t q_tile = stage_at(stage);
         const int64_t first = first_token(at);
-        if (!Wgmma && Kind != TN_LA_UNTURNED && (f.q_grid.axes > 1 || first < f.q_grid.leading))
-            for (int i = lane; i < f.q_grid.axes * TN_LA_WARP_TOKENS; i += 32) coordinates[i] = (float)tn_lrpe_coordinate(&f.q_grid, first + i % TN_LA_WARP_TOKENS, i / TN_LA_WARP_TOKENS);
-        if constexpr (Act == TN_LA_SETTLED) {
-            shared::share_q::settle(q_tile, f.q, f.q.act, at.head, 0, rows, f.d, lane);
-            if (!wide && f.g.x && f.g.act != TN_SILU) shared::share_g::settle(g_tile, f.g, f.g.act, at.head, column, rows, f.e - column, lane);
-        }
+        if (!Wgmma && tn_la_turns(Kind) && (f.q_grid.axes > 1 || first < f.q_grid.leading))
+            for (int i = lane; i < f.q_grid.axes * TN_LA_WARP_TOKENS; i += 32)
+                coordinates[i] = (float)tn_lrpe_coordinate(&f.q_grid, first + i % TN_LA_WARP_TOKENS, i / TN_LA_WARP_TOKENS);
+        if constexpr (Act == TN_LA_SETTLED) shared::share_q::settle(q_tile, f.q, f.q.act, at.head, 0, rows_at(at), f.d, lane);
         __syncwarp();
         product(q_tile, at);
+    }
+    /* o of a unit, from c and g as it came. */
+    __device__ __forceinline__ void finish_unit(int stage, const tn_la_place &at) {
+        const uint32_t g_tile = stage_at(stage) + shared::share_q::bytes;
+        const int rows = rows_at(at);
+        const int64_t first = first_token(at);
+        if constexpr (Act == TN_LA_SETTLED) {
+            if (!wide && f.g.x && f.g.act != TN_SILU)
+                shared::share_g::settle(g_tile, f.g, f.g.act, at.head, column, rows, f.e - column, lane);
+        }
+        __syncwarp();
         if constexpr (wide) finish_in_pairs(g + first * f.g.token, o + first * f.o_token, rows);
         else finish_in_place(g_tile, o + first * f.o_token, rows);
         if (wide) __syncwarp();
+    }
+    __device__ __forceinline__ void unit(int stage, const tn_la_place &at) {
+        multiply_unit(stage, at);
+        finish_unit(stage, at);
     }
 };
 

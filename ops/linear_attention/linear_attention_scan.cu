@@ -19,6 +19,7 @@
  * Where heads are too few to fill the device a sequence is cut into segments: first every segment's own S is summed up, then a small
  * kernel chains them to the states that segments begin with, then all segments run at once. */
 #include "linear_attention_scan.h"
+#include "linear_attention_scan_hopper.h"
 #include "linear_attention_tiles.cuh"
 
 namespace {
@@ -80,8 +81,18 @@ template <int Width, int Threads> struct items {
     static constexpr int per_row = Width / 16, n = CHUNK * per_row / Threads;
 };
 
+/* Which columns of an operand the two halves of a tile hold: `first` of them from the first on, `second` from `at` on. What rotate turns together must
+ * lie half a tile apart, however narrow the operand is. */
+struct halves {
+    int first, second, at;
+};
+__device__ __forceinline__ halves halves_of(int tile, int columns, bool rotates) {
+    if (rotates && columns < tile) return { columns / 2, columns / 2, columns / 2 };
+    return { min(columns, tile / 2), columns - tile / 2, tile / 2 };
+}
+
 /* first_half_only: before encoding by cosine and sine. */
-template <int Width, int Threads> __device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int rows, int columns, bool first_half_only) {
+template <int Width, int Threads> __device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int rows, halves columns, bool first_half_only) {
     constexpr int per_row = items<Width, Threads>::per_row;
     const int c = threadIdx.x % per_row;
 #pragma unroll
@@ -89,11 +100,11 @@ template <int Width, int Threads> __device__ __forceinline__ void fetch(uint32_t
         int row = (i * Threads + threadIdx.x) / per_row;
         bool there = row < rows;
         const __nv_bfloat16 *at = from + (there ? row : 0) * x.token;
-        bool first = there && c * 8 < columns;
+        bool first = there && c * 8 < columns.first;
         tn_tile_fetch(tile + tn_tile_chunk(CHUNK, row, c), first ? at + c * 8 : from, first);
         if (first_half_only) continue;
-        bool second = there && (c + per_row) * 8 < columns;
-        tn_tile_fetch(tile + tn_tile_chunk(CHUNK, row, c + per_row), second ? at + (c + per_row) * 8 : from, second);
+        bool second = there && c * 8 < columns.second;
+        tn_tile_fetch(tile + tn_tile_chunk(CHUNK, row, c + per_row), second ? at + columns.at + c * 8 : from, second);
     }
 }
 
@@ -172,13 +183,13 @@ __device__ __forceinline__ void turn(const scan &a, const float2 *rates, int64_t
  * tile's first column. */
 template <int Width, int Threads>
 __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, bool with_factor, uint32_t factor_tile, const float2 *rates,
-                                       int64_t at, int rows, int columns, int feature0) {
+                                       int64_t at, int rows, halves columns, int feature0) {
     const int act = with_factor ? a.factor.act : x.act;
     if (act == TN_NONE && !x.encoded && !with_factor) return;
     constexpr int per_row = items<Width, Threads>::per_row;
     const int c = threadIdx.x % per_row;
     const uint32_t from = with_factor ? factor_tile - tile : 0;
-    const bool cosine = x.encoded && a.cosine, first_there = c * 8 < columns, second_there = !cosine && (c + per_row) * 8 < columns;
+    const bool cosine = x.encoded && a.cosine, first_there = c * 8 < columns.first, second_there = !cosine && c * 8 < columns.second;
 #pragma unroll 1
     for (int i = 0; i < items<Width, Threads>::n; i++) {
         int row = (i * Threads + threadIdx.x) / per_row;
@@ -241,6 +252,9 @@ __device__ __forceinline__ uint32_t spot(uint32_t tile_and_lane, int row, int ch
     return (tile_and_lane ^ (uint32_t)((chunk & 7) << 4)) + (uint32_t)(row * 128 + (chunk >> 3) * CHUNK * 128);
 }
 
+/* Packed sequences are kept within the tokens there are. */
+__device__ __forceinline__ int64_t token_within(int64_t at, int64_t tokens) { return at < 0 ? 0 : at < tokens ? at : tokens; }
+
 /* Sum: only a segment's own S is wanted. */
 template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
     constexpr int Threads = Outer * 2, Warps = Outer / 16;
@@ -262,11 +276,15 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
     const bool z_cosine = a.xyz[2].encoded && a.cosine;
     /* Columns of this block: Outer neighbours or, where z is encoded by cosines, Outer / 2 features' cosines, then their sines. */
     const int z0 = blockIdx.y * (z_cosine ? Outer / 2 : Outer), z_columns = min(z_cosine ? Outer / 2 : Outer, a.xyz[2].width - z0);
-    auto column_of = [&](int j) { return z_cosine && j >= Outer / 2 ? a.xyz[2].width + z0 + j - Outer / 2 : z0 + j; };
-    auto column_there = [&](int j) { return (z_cosine && j >= Outer / 2 ? j - Outer / 2 : j) < z_columns; };
+    const bool xy_rotates = a.xyz[0].encoded && !a.cosine;
+    const halves xy_halves = halves_of(Inner, a.xyz[0].width, xy_rotates), z_halves = halves_of(Outer, z_columns, a.xyz[2].encoded && !a.cosine);
+    auto column_of = [&](int j) { return j < Outer / 2 ? z0 + j : (z_cosine ? a.xyz[2].width : z_halves.at) + z0 + j - Outer / 2; };
+    auto column_there = [&](int j) { return j < Outer / 2 ? j < z_halves.first : j - Outer / 2 < (z_cosine ? z_halves.first : z_halves.second); };
+    auto row_of = [&](int i) { return xy_rotates && i >= Inner / 2 ? i - Inner / 2 + xy_halves.at : i; };
+    auto row_there = [&](int i) { return xy_rotates ? (i & (Inner / 2 - 1)) < xy_halves.first : i < a.inner; };
 
-    const int64_t batch = a.cu_seqlens ? 0 : sequence, first_token = a.cu_seqlens ? a.cu_seqlens[sequence] : 0;
-    const int64_t length = a.cu_seqlens ? a.cu_seqlens[sequence + 1] - first_token : a.tokens;
+    const int64_t batch = a.cu_seqlens ? 0 : sequence, first_token = a.cu_seqlens ? token_within(a.cu_seqlens[sequence], a.tokens) : 0;
+    const int64_t length = a.cu_seqlens ? max(token_within(a.cu_seqlens[sequence + 1], a.tokens) - first_token, (int64_t)0) : a.tokens;
     const int64_t all_chunks = (length + CHUNK - 1) / CHUNK, per_segment = (all_chunks + a.segments - 1) / a.segments;
     /* Segments are counted in the scan's order, chunks always from the sequence's begin. */
     const int64_t chunk0 = min(all_chunks, segment * per_segment), chunks = min(all_chunks, chunk0 + per_segment) - chunk0;
@@ -297,10 +315,10 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             int row = i * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
-            bool there = !Sum && a.state && row < a.inner && column_there(column);
+            bool there = !Sum && a.state && row_there(row) && column_there(column);
             /* Segments' states lie dense. */
             const float *from = a.state + (a.segments > 1 ? (segment * a.slices + slice) : slice) * (int64_t)a.inner * a.outer;
-            int64_t at = a.segments > 1 ? (int64_t)row * a.outer + column_of(column) : row * a.state_row + column_of(column) * a.state_column;
+            int64_t at = a.segments > 1 ? (int64_t)row_of(row) * a.outer + column_of(column) : row_of(row) * a.state_row + column_of(column) * a.state_column;
             s[i][r] = there ? from[at] : 0.0f;
         }
 
@@ -311,13 +329,13 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             int rows = (int)min((int64_t)CHUNK, length - t0);
             uint32_t at = base + stage_in * stage_bytes;
             stage_in = stage_in + 1 == stages ? 0 : stage_in + 1;
-            if (!Sum) fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, rows, a.xyz[0].width, a.xyz[0].encoded && a.cosine);
-            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, rows, a.xyz[1].width, a.xyz[1].encoded && a.cosine);
-            fetch<Outer, Threads>(at + 2 * R::x, a.xyz[2], a.xyz[2].x + z_base + t0 * a.xyz[2].token, rows, z_columns, z_cosine);
+            if (!Sum) fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, rows, xy_halves, a.xyz[0].encoded && a.cosine);
+            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, rows, xy_halves, a.xyz[1].encoded && a.cosine);
+            fetch<Outer, Threads>(at + 2 * R::x, a.xyz[2], a.xyz[2].x + z_base + t0 * a.xyz[2].token, rows, z_halves, z_cosine);
             const __nv_bfloat16 *factor = a.factor.x + factor_base + t0 * a.factor.token;
-            if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, z_columns, false);
+            if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, z_halves, false);
             else if (a.factor_of != TN_LA_FACTOR_NONE && !(Sum && a.factor_of == TN_LA_FACTOR_X))
-                fetch<Inner, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, a.factor.width, false);
+                fetch<Inner, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, xy_halves, false);
         }
         tn_tile_fetched();
     };
@@ -383,11 +401,11 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll 1
             for (int which = Sum ? 1 : 0; which < (Inner == Outer ? 3 : 2); which++) {
                 const operand &x = a.xyz[which];
-                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, rows, which == 2 ? z_columns : x.width,
+                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, rows, which == 2 ? z_halves : xy_halves,
                                        which == 2 ? z0 : 0);
             }
             if (Inner != Outer)
-                settle<Outer, Threads>(a, a.xyz[2], z_tile, a.factor_of == TN_LA_FACTOR_Z, factor_tile, rates, t0, rows, z_columns, z0);
+                settle<Outer, Threads>(a, a.xyz[2], z_tile, a.factor_of == TN_LA_FACTOR_Z, factor_tile, rates, t0, rows, z_halves, z0);
         }
         __syncthreads();
         issue(i + stages - 1);
@@ -546,8 +564,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             for (int item = 0; item < Items; item++) {
                 int row = (item * Threads + threadIdx.x) / PerRow;
                 const uint4 zero = make_uint4(0, 0, 0, 0);
-                raw_words[item][0] = row < rows && c * 8 < z_columns ? early_words(raw + row * a.raw.token + c * 8) : zero;
-                raw_words[item][1] = row < rows && !cosine && (c + PerRow) * 8 < z_columns ? early_words(raw + row * a.raw.token + (c + PerRow) * 8) : zero;
+                raw_words[item][0] = row < rows && c * 8 < z_halves.first ? early_words(raw + row * a.raw.token + c * 8) : zero;
+                raw_words[item][1] = row < rows && !cosine && c * 8 < z_halves.second ? early_words(raw + row * a.raw.token + z_halves.at + c * 8) : zero;
             }
         }
 
@@ -605,7 +623,7 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll
                     for (int r = 0; r < 4; r++) {
                         int row = j * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
-                        if (row < a.inner && column_there(column)) to[row * a.state_row + column_of(column) * a.state_column] = s[j][r];
+                        if (row_there(row) && column_there(column)) to[row_of(row) * a.state_row + column_of(column) * a.state_column] = s[j][r];
                     }
             }
         }
@@ -683,7 +701,7 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
         __syncthreads();
         const bool cosine = a.raw.encoded && a.cosine;
         const int c = threadIdx.x % per_row;
-        const bool first_there = c * 8 < z_columns, second_there = !cosine && (c + per_row) * 8 < z_columns;
+        const bool first_there = c * 8 < z_halves.first, second_there = !cosine && c * 8 < z_halves.second;
 #pragma unroll 1
         for (int item = 0; item < Items; item++) {
             int row = (item * Threads + threadIdx.x) / per_row;
@@ -749,7 +767,7 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
                 const __nv_bfloat16 *times = a.times.x + batch * a.times.batch + (first_token + t0) * a.times.token + head * a.times.head + z0 + row * a.times.token;
                 float f[16];
                 unpack(f, there && first_there ? *reinterpret_cast<const uint4 *>(times + c * 8) : zero);
-                unpack(f + 8, there && second_there ? *reinterpret_cast<const uint4 *>(times + (c + per_row) * 8) : zero);
+                unpack(f + 8, there && second_there ? *reinterpret_cast<const uint4 *>(times + z_halves.at + c * 8) : zero);
 #pragma unroll
                 for (int j = 0; j < 16; j++) d[j] *= f[j];
             }
@@ -790,7 +808,7 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             if (!there || !a.o) continue;
             __nv_bfloat16 *to = a.o + o_base + row * a.o_token + z0;
             if (first_there) *reinterpret_cast<uint4 *>(to + c * 8) = pack(d);
-            if (second_there) *reinterpret_cast<uint4 *>(to + (c + per_row) * 8) = pack(d + 8);
+            if (second_there) *reinterpret_cast<uint4 *>(to + z_halves.at + c * 8) = pack(d + 8);
         }
     }
     tn_tile_await<0>();
@@ -807,7 +825,7 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 int row = i * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
-                if (row < a.inner && column_there(column)) to[(int64_t)row * a.outer + column_of(column)] = s[i][r];
+                if (row_there(row) && column_there(column)) to[(int64_t)row_of(row) * a.outer + column_of(column)] = s[i][r];
             }
         return;
     }
@@ -818,7 +836,7 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 int row = i * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
-                if (row < a.inner && column_there(column)) to[row * a.state_row + column_of(column) * a.state_column] = s[i][r];
+                if (row_there(row) && column_there(column)) to[row_of(row) * a.state_row + column_of(column) * a.state_column] = s[i][r];
             }
     }
     if (Decode && a.theta_parts) {
@@ -861,7 +879,7 @@ bool fits_packs(const tn_la_scan_operand &x) {
 template <int Inner, int Outer, bool Reverse, bool Decode> cudaError_t launch_way(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
     using R = room<Inner, Outer, Decode>;
     const int stage = R::stage(a.factor_of != TN_LA_FACTOR_NONE, a.factor_of), stages = R::stages(stage, shared_bytes), bytes = R::fixed + stages * stage;
-        cudaFuncSetAttribute(walk<Inner, Outer, Reverse, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaFuncSetAttribute(walk<Inner, Outer, Reverse, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (a.segments > 1) {
         using S = room<Inner, Outer, false>;
         const int sum_bytes = S::fixed + stages * stage;
@@ -925,9 +943,8 @@ bool tn_la_scan_fits(const tn_la_scan *s, const tn_device *device) {
         if (all[i]->x && all[i]->encoded) {
             int64_t d = all[i]->width, reach = s->tokens + (all[i]->offset < 0 ? -all[i]->offset : all[i]->offset);
             if (reach >= (int64_t)1 << 24) return false;
-            /* Pairs that turn together must lie half a tile apart. */
             int64_t tile = i == 2 ? l.outer : i < 2 ? l.inner : 0;
-            if (d > 128 || (tile && (s->cosine ? 2 * d % tile || (i < 2 && 2 * d != tile) : d != tile))) return false;
+            if (d > 128 || (tile && (s->cosine ? 2 * d % tile || (i < 2 && 2 * d != tile) : d > tile || d % 16))) return false;
         }
     }
     if (s->decode && s->raw.act == TN_SOFTMAX && s->raw.width > (s->raw.encoded && s->cosine ? 64 : 128)) return false;
@@ -942,7 +959,9 @@ bool tn_la_scan_fits(const tn_la_scan *s, const tn_device *device) {
     return true;
 }
 
-int tn_la_scan_blocks(const tn_la_scan *s, const tn_device *device) { return choose(s, device->multiprocessors).blocks; }
+int tn_la_scan_parts(const tn_la_scan *s, const tn_device *device) {
+    return tn_la_scan_hopper_fits(s, device) ? TN_LA_SCAN_HOPPER_PARTS : choose(s, device->multiprocessors).blocks;
+}
 int tn_la_scan_segments(const tn_la_scan *s, const tn_device *device) { return choose(s, device->multiprocessors).segments; }
 
 size_t tn_la_scan_workspace(const tn_la_scan *s, const tn_device *device) {
@@ -950,8 +969,28 @@ size_t tn_la_scan_workspace(const tn_la_scan *s, const tn_device *device) {
     return segments > 1 ? (size_t)(segments * slices * (s->inner * s->outer + 1)) * sizeof(float) : 0;
 }
 
+/* With `value`: s and that in one sweep. */
+static cudaError_t run_on_hopper(const tn_la_scan *s, const tn_la_scan *value, int segments, float *sums, cudaStream_t stream) {
+    const int64_t slices = s->sequences * s->heads;
+    if (segments == 1) return value ? tn_la_sweep_hopper_run(s, value, 1, NULL, stream) : tn_la_scan_hopper_run(s, 1, NULL, NULL, false, stream);
+    float *totals = sums + segments * slices * s->inner * s->outer;
+    cudaError_t said = tn_la_scan_hopper_run(s, segments, sums, totals, true, stream);
+    if (said != cudaSuccess) return said;
+    chain<<<dim3((unsigned)((s->inner * s->outer + 255) / 256), (unsigned)slices), 256, 0, stream>>>(slices, segments, s->inner, s->outer, s->state, s->state_row,
+                                                                                                    s->state_column, sums, totals);
+    return value ? tn_la_sweep_hopper_run(s, value, segments, sums, stream) : tn_la_scan_hopper_run(s, segments, sums, totals, false, stream);
+}
+
+bool tn_la_scan_pair_fits(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device) { return tn_la_sweep_hopper_fits(key, value, device); }
+cudaError_t tn_la_scan_pair_run(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device, void *workspace, cudaStream_t stream) {
+    if (key->sequences * key->heads == 0) return cudaSuccess;
+    return run_on_hopper(key, value, choose(key, device->multiprocessors).segments, (float *)workspace, stream);
+}
+
 cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *workspace, cudaStream_t stream) {
     const shape_of_launch l = choose(s, device->multiprocessors);
+    if (s->sequences * s->heads == 0) return cudaSuccess;
+    if (tn_la_scan_hopper_fits(s, device)) return run_on_hopper(s, NULL, l.segments, (float *)workspace, stream);
     scan a;
     a.xyz[0] = operand_of(s->x), a.xyz[1] = operand_of(s->y), a.xyz[2] = operand_of(s->z), a.factor = operand_of(s->factor), a.gate = operand_of(s->gate), a.raw = operand_of(s->raw), a.times = operand_of(s->times);
     a.factor_of = s->factor_of;
@@ -970,7 +1009,6 @@ cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *w
     a.segments = l.segments, a.slices = s->sequences * s->heads;
     a.sums = (float *)workspace;
     a.totals = a.sums + (l.segments > 1 ? l.segments * a.slices * s->inner * s->outer : 0);
-    if (a.slices == 0) return cudaSuccess;
     const int shared_bytes = (int)device->shared_bytes;
     const dim3 grid((unsigned)a.slices, (unsigned)l.blocks, (unsigned)l.segments);
     if (l.inner == 256) return launch<256, 128, false>(a, grid, shared_bytes, stream);

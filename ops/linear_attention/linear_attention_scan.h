@@ -37,7 +37,7 @@ typedef struct tn_la_scan {
     tn_la_scan_operand gate; /* x NULL: none */
     bool decode;
     tn_la_scan_operand raw, times; /* times.x NULL: 1 */
-    float *dots;        /* <o_t, lrpe(act(raw_t))>, [column blocks][b h][n]; without decode of bare raw; NULL: not wanted */
+    float *dots;        /* <o_t, lrpe(act(raw_t))>, [parts][b h][n]; without decode of bare raw; NULL: not wanted */
     float *theta_parts; /* decode: [sequences h][segments][angles]: sums of coordinate * dA; NULL: not wanted */
 
     bool cosine;
@@ -65,10 +65,13 @@ typedef struct tn_la_scan {
 /* linear_attention_scan.cu: bf16 on tensor cores, for what fits (widths, alignment, positions). The number of multiprocessors decides how many
  * segments a sequence is cut into, and that the order of sums. */
 bool tn_la_scan_fits(const tn_la_scan *scan, const tn_device *device);
-int tn_la_scan_blocks(const tn_la_scan *scan, const tn_device *device);   /* of columns: dots has a part for each */
+int tn_la_scan_parts(const tn_la_scan *scan, const tn_device *device);    /* of columns: dots has as many */
 int tn_la_scan_segments(const tn_la_scan *scan, const tn_device *device); /* theta_parts likewise */
 size_t tn_la_scan_workspace(const tn_la_scan *scan, const tn_device *device);
 cudaError_t tn_la_scan_run(const tn_la_scan *scan, const tn_device *device, void *workspace, cudaStream_t stream);
+/* The scans of dk and dv together, with the workspace of the first. */
+bool tn_la_scan_pair_fits(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device);
+cudaError_t tn_la_scan_pair_run(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device, void *workspace, cudaStream_t stream);
 #endif
 
 #endif

@@ -8,55 +8,53 @@
  *     the one or two   tiles 2, 5, ..    then S
  *     after them
  *
- * Without turns three blocks of 64 columns of v, g and o share a multiprocessor, so that a few more heads than multiprocessors do not take twice
- * as long; k and q are read once for each, the second time from L2. With rotate two blocks fit, with cosine one. */
+ * Two blocks share a multiprocessor, so that a few more heads than multiprocessors do not take twice as long; with cosine only one fits. */
 #include "linear_attention_out.cuh"
 #include "linear_attention_state.cuh"
 
-int tn_la_short_limit = 512, tn_la_short_wide = 0;
+#define LONGEST 512 /* tokens: beyond, equal shares of two kernels are worth more than a launch */
+
 namespace {
 
-template <int Kind, int Columns> struct short_shape {
-    static constexpr int columns = Columns, stages = Kind == TN_LA_COSINE ? 4 : 3;
-    static constexpr int blocks = Kind == TN_LA_UNTURNED && columns == 64 ? 3 : Kind != TN_LA_COSINE ? 2 : 1; /* on a multiprocessor */
-    typedef state_layout<tn_cuda_bf16, 128, columns> of_state;
-    typedef out_layout<tn_cuda_bf16, 128, columns, Kind, true> of_out;
+template <int Kind> struct short_shape {
+    static constexpr int stages = Kind == TN_LA_COSINE ? 4 : 3;
+    static constexpr int blocks = Kind == TN_LA_COSINE ? 1 : 2; /* on a multiprocessor */
+    typedef state_layout<tn_cuda_bf16, 128, 128> of_state;
+    typedef out_layout<tn_cuda_bf16, 128, 128, Kind, true> of_out;
     static constexpr int tables = stages * of_state::stage, bytes = tables + of_out::tables + 1024;
     static_assert(of_out::s <= (stages - 2) * of_state::stage, "S lies in the stages after the first two");
-    static_assert(of_out::warps / 2 * of_out::ring(1) <= of_state::stage, "the rings of four warps lie in a stage");
+    static_assert(of_out::warps / 2 * of_out::ring(1) == of_state::stage, "the rings of four warps are a stage");
     static_assert(blocks * (bytes + 1024) <= 227 * 1024, "so many blocks fit");
 };
 
-template <int Kind, int Columns, int ActK, int ActQ> __global__ void __launch_bounds__(256, short_shape<Kind, Columns>::blocks) short_kernel(const __grid_constant__ tn_la_forward f) {
+template <int Kind, int ActK, int ActQ>
+__global__ void __launch_bounds__(256, short_shape<Kind>::blocks) short_kernel(const __grid_constant__ tn_la_forward f) {
     if (!TN_TILE_WGMMA) return;
-    typedef short_shape<Kind, Columns> shared;
+    typedef short_shape<Kind> shared;
     typedef tn_cuda_bf16 T;
-    constexpr int E = shared::columns, stages = shared::stages;
+    constexpr int W = 128, stages = shared::stages;
     extern __shared__ char memory[];
     const uint32_t begin = tn_tile_address(memory), ring = (begin + 1023) & ~1023u, s_tile = ring + 2 * shared::of_state::stage;
-    const int head = blockIdx.x, warp = threadIdx.x >> 5, half = warp >> 2, slot = warp * 16, column = blockIdx.y * E, n = f.state_runs.per_head;
-    const int chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, slot >> 3), other_chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, (slot >> 3) + 1);
-    /* A warp's ring lies in the stage of its half. */
-    const uint32_t rings = ring + half * (shared::of_state::stage - shared::of_out::warps / 2 * shared::of_out::ring(1));
-    out_block<T, 128, E, Kind, ActQ, true> out(f, s_tile, rings, 1, memory + (ring + shared::tables - begin));
-    place now = { head, 0 };
-    out_place unit = { head, 0 };
+    const int head = blockIdx.x, warp = threadIdx.x >> 5, half = warp >> 2, slot = warp * 16, n = f.state_deal.per_head;
+    const int chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, slot >> 3),
+              other_chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, (slot >> 3) + 1);
+    out_block<T, W, W, Kind, ActQ, true> out(f, s_tile, ring, 1, memory + (ring + shared::tables - begin));
+    tn_la_place now = { head, 0, f.state_deal.per_head, 0 }, unit = { head, 0, 1, 0 };
     {
-        reader<T, 128, E> coming = { now, n, 0, NULL, NULL };
-        coming.find(f);
+        reader<T, W, W> coming(f, now);
         for (int i = 0; i < stages; i++) coming.fetch(ring, f);
         out.find(head);
-        out.find_next(head);
+        out.find_next(unit);
         out.take_turns(head);
-        state_block<T, 128, E, Kind, ActK, true> state;
+        state_block<T, W, W, Kind, ActK, true> state;
         state.clear();
-        if (Kind != TN_LA_UNTURNED) state.turn.begin(f, head % f.h, slot + (threadIdx.x >> 2 & 7));
+        if (tn_la_turns(Kind)) state.turn.begin(f, head % f.h, slot + (threadIdx.x >> 2 & 7));
         bool fetched = false;
-        for (int i = 0, stage = 0; i < n; i++, now.tile++) {
+        for (int i = 0, stage = 0; i < n; i++, now.piece++) {
             const uint32_t k_tile = ring + stage * shared::of_state::stage, v_tile = k_tile + shared::of_state::stage_v;
             if (i == 0) tn_tile_await<stages - 1>();
             else tn_tile_await<stages - 2>();
-            if constexpr (ActK == TN_LA_SETTLED) settle<T, 128, E>(k_tile, v_tile, f, now, column);
+            if constexpr (ActK == TN_LA_SETTLED) settle<T, W, W>(k_tile, v_tile, f, now, 0);
             tn_wgmma_publish();
             __syncthreads();
             /* The stage of the tile before this one is free: for the next tile, or else for q and g. */
@@ -65,51 +63,49 @@ template <int Kind, int Columns, int ActK, int ActQ> __global__ void __launch_bo
                 fetched = true;
             }
             if (i) coming.fetch(ring, f);
-            state.tile(k_tile, v_tile, chunk, other_chunk, i % TN_LA_EXACT_EVERY == 0, false, NULL, i * TN_LA_TILE_TOKENS + (int)f.k_grid.offset);
+            state.tile(k_tile, v_tile, chunk, other_chunk, i % TN_LA_EXACT_EVERY == 0, false, NULL,
+                       i * TN_LA_TILE_TOKENS + (int)f.k_grid.offset);
             stage = stage + 1 == stages ? 0 : stage + 1;
         }
         const int64_t size = (int64_t)f.state_rows * f.e;
         __syncthreads();
         if (!fetched) out.fetch(0, unit);
         tn_tile_fetched();
-        if (f.state) state.add(f.state + head * size, f, slot, column);
+        if (f.state) state.add(f.state + head * size, f, slot, 0);
         state.keep(s_tile, slot);
-        state.write(f.s + head * size, f, slot, column);
+        if (f.s) state.write(f.s + head * size, f, slot, 0);
     }
     tn_wgmma_publish();
     __syncthreads();
     const int units = (int)((f.q.tokens + out.tokens - 1) / out.tokens);
-    for (; unit.unit < units; unit.unit++) {
+    for (; unit.piece < units; unit.piece++) {
         tn_tile_await<0>();
         out.unit(0, unit);
-        out_place following = { head, unit.unit + 1 };
-        if (following.unit < units) out.fetch(0, following);
+        const tn_la_place following = { head, unit.piece + 1, 1, 0 };
+        if (following.piece < units) out.fetch(0, following);
         tn_tile_fetched();
     }
 }
 
-template <int Kind, int ActK, int ActQ, int Columns = Kind == TN_LA_UNTURNED ? 64 : 128> cudaError_t launch(const tn_la_forward &f, cudaStream_t stream) {
-    typedef short_shape<Kind, Columns> shared;
-    dim3 grid((unsigned)f.heads, (unsigned)((f.e + shared::columns - 1) / shared::columns));
+template <int Kind, int ActK, int ActQ> cudaError_t launch(const tn_la_forward &f, cudaStream_t stream) {
+    typedef short_shape<Kind> shared;
     tn_la_forward through_stages = f;
     through_stages.stages = shared::stages;
-    return tn_la_launch(short_kernel<Kind, Columns, ActK, ActQ>, grid, 256, (size_t)shared::bytes, stream, false, through_stages);
+    return tn_la_launch(short_kernel<Kind, ActK, ActQ>, dim3((unsigned)f.heads), 256, (size_t)shared::bytes, stream, false, through_stages);
 }
 template <int Kind> cudaError_t launch_of(const tn_la_forward &f, cudaStream_t stream) {
     const bool in_fragments = f.v.act == TN_NONE && (!f.g.x || f.g.act == TN_NONE || f.g.act == TN_SILU);
-    if (in_fragments && f.k.act == TN_NONE && f.q.act == TN_NONE && Kind == TN_LA_UNTURNED && tn_la_short_wide) return launch<TN_LA_UNTURNED, TN_NONE, TN_NONE, 128>(f, stream);
     if (in_fragments && f.k.act == TN_NONE && f.q.act == TN_NONE) return launch<Kind, TN_NONE, TN_NONE>(f, stream);
     if (in_fragments && f.k.act == TN_SILU && f.q.act == TN_SILU) return launch<Kind, TN_SILU, TN_SILU>(f, stream);
-    if (in_fragments && f.k.act == TN_SILU && f.q.act == TN_SOFTMAX && !f.q.over_sequence) return launch<Kind, TN_SILU, TN_SOFTMAX>(f, stream);
+    if (in_fragments && f.k.act == TN_SILU && f.q.act == TN_SOFTMAX && !f.q.over_sequence)
+        return launch<Kind, TN_SILU, TN_SOFTMAX>(f, stream);
     return launch<Kind, TN_LA_SETTLED, TN_LA_SETTLED>(f, stream);
 }
 
 } // namespace
 
 bool tn_la_is_short(const tn_la_forward &f) {
-    /* 64 columns of a row of v or g are not enough for softmax over the row. */
-    if (f.kind == TN_LA_UNTURNED && f.e > 64 && (f.v.act == TN_SOFTMAX || f.g.act == TN_SOFTMAX)) return false;
-    return f.k.tokens <= tn_la_short_limit && f.q.tokens <= tn_la_short_limit;
+    return f.kind != TN_LA_BROAD && f.e <= 128 && f.k.tokens <= LONGEST && f.q.tokens <= LONGEST;
 }
 
 cudaError_t tn_la_launch_short(const tn_la_forward &f, cudaStream_t stream) {

@@ -10,24 +10,17 @@
 namespace {
 
 /* Shared memory of one block, in bytes from its begin: stages of a k tile and a v tile, then, for f32, the planes of the v tile in use, then
- * coordinates. */
-template <typename T, int W, int E> struct state_layout {
-    typedef tn_tile_share<T, TN_LA_TILE_TOKENS, W, 2 * W, 1> share_k;
+ * coordinates. D: width of a k tile. */
+template <typename T, int W, int E, int D = W> struct state_layout {
+    typedef tn_tile_share<T, TN_LA_TILE_TOKENS, D, 2 * W, 1> share_k;
     typedef tn_tile_share<T, TN_LA_TILE_TOKENS, E, 2 * W, 1> share_v;
-    static constexpr int stage_v = share_k::bytes, stage = share_k::bytes + share_v::bytes, v_planes = share_v::wide ? 3 * share_v::plane_bytes : 0;
+    static constexpr int stage_v = share_k::bytes, stage = share_k::bytes + share_v::bytes,
+                         v_planes = share_v::wide ? 3 * share_v::plane_bytes : 0;
     static constexpr int coordinates = 2 * TN_LRPE_MAX_AXES * TN_LA_TILE_TOKENS * 4;
     static constexpr __host__ __device__ int tiles(int stages) { return stages * stage; }
     static constexpr __host__ __device__ int places(int stages) { return stages * stage + v_planes; }
     static constexpr __host__ __device__ int bytes(int stages) { return places(stages) + coordinates + 1024; }
 };
-
-/* Where a block is in the list. */
-struct place {
-    int head, tile; /* tile: within the head */
-};
-__device__ __forceinline__ void next(place &at, int per_head) {
-    if (++at.tile == per_head) at.tile = 0, at.head++;
-}
 
 /* Two slots x four tokens of a thread: cosine and sine. With rotate both slots are one pair and only the first is kept. */
 template <int Kind, bool Fine> struct turns {
@@ -81,9 +74,9 @@ template <int Kind, bool Fine> struct turns {
 };
 
 template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_block {
-    typedef state_layout<T, W, E> shared;
+    typedef state_layout<T, W, E, Kind == TN_LA_BROAD ? 2 * W : W> shared;
     static constexpr bool wide = shared::share_k::wide;
-    static constexpr int planes = wide ? 3 : 1, fragments = Kind == TN_LA_COSINE ? 2 : 1, N = E / 8;
+    static constexpr int planes = wide ? 3 : 1, fragments = tn_la_has_halves(Kind) ? 2 : 1, N = E / 8;
 
     float c[fragments][N][4];
     turns<Kind, wide> turn;
@@ -105,14 +98,17 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
 #pragma unroll
                 for (int p = 0; p < 2; p++) {
                     const int token = row + (lane & 3) * 2 + p + (r >> 1) * 8;
-                    x[r][p] = __uint_as_float(tn_tile_read_word(shared::share_k::wide_chunk(k_tile, token, r & 1 ? other_chunk : chunk) + (lane >> 2) * 4));
+                    x[r][p] = __uint_as_float(
+                        tn_tile_read_word(shared::share_k::wide_chunk(k_tile, token, r & 1 ? other_chunk : chunk) + (lane >> 2) * 4));
                 }
         } else {
             tn_fragment_a_transposed(a[0][0], k_tile, TN_LA_TILE_TOKENS, row, chunk, other_chunk);
+            if constexpr (Kind == TN_LA_BROAD)
+                tn_fragment_a_transposed(a[0][1], k_tile, TN_LA_TILE_TOKENS, row, chunk + W / 8, other_chunk + W / 8);
 #pragma unroll
             for (int r = 0; r < 4; r++) x[r][0] = tn_pair_low(a[0][0][r]), x[r][1] = tn_pair_high(a[0][0][r]);
         }
-        if constexpr (!wide && Kind == TN_LA_UNTURNED && Act != TN_SILU) return; /* they are what they should be */
+        if constexpr (!wide && !tn_la_turns(Kind) && Act != TN_SILU) return; /* they are what they should be */
         if constexpr (Act == TN_SILU) {
 #pragma unroll
             for (int r = 0; r < 4; r++) x[r][0] = tn_silu_quick(x[r][0]), x[r][1] = tn_silu_quick(x[r][1]);
@@ -135,7 +131,8 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
     }
 
     /* to += the products of 16 tokens. */
-    __device__ __forceinline__ void multiply(float (&to)[fragments][N][4], const uint32_t (&a)[planes][fragments][4], uint32_t v_tile, int row) {
+    __device__ __forceinline__ void multiply(float (&to)[fragments][N][4], const uint32_t (&a)[planes][fragments][4], uint32_t v_tile,
+                                             int row) {
         constexpr int products = wide ? 6 : 1;
         if constexpr (Wgmma) {
             tn_wgmma_begin();
@@ -161,7 +158,8 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
 #pragma unroll
                         for (int other = 0; other < 2; other++) {
                             const uint32_t(&of_b)[4] = b[wide ? tn_plane_of_b(p) : 0];
-                            tn_mma(wide ? sum[i][other] : to[i][j + other], a[wide ? tn_plane_of_a(p) : 0][i], of_b[2 * other], of_b[2 * other + 1]);
+                            tn_mma(wide ? sum[i][other] : to[i][j + other], a[wide ? tn_plane_of_a(p) : 0][i], of_b[2 * other],
+                                   of_b[2 * other + 1]);
                         }
 #pragma unroll
                 for (int i = 0; i < fragments && wide; i++)
@@ -173,8 +171,8 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
 
     /* The tile's share of S. Angles are computed for the first 16 tokens if `exact`, for all if `off_axis` (never with wgmma: it runs on
      * while the next 16 tokens are turned, and nothing may branch meanwhile; it takes the first token's coordinate instead of a table). */
-    __device__ __forceinline__ void tile(uint32_t k_tile, uint32_t v_tile, int chunk, int other_chunk, bool exact, bool off_axis, const float *coordinates,
-                                         int first_coordinate) {
+    __device__ __forceinline__ void tile(uint32_t k_tile, uint32_t v_tile, int chunk, int other_chunk, bool exact, bool off_axis,
+                                         const float *coordinates, int first_coordinate) {
         /* Tensor cores cut off what they add to a large sum: f32 data are summed by themselves first (wgmma: 64 tokens, mma: 16). */
         if constexpr (wide && Wgmma) {
             float sum[fragments][N][4] = {};
@@ -189,14 +187,15 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
             add_tile(c, k_tile, v_tile, chunk, other_chunk, exact, off_axis, coordinates, first_coordinate);
         }
     }
-    __device__ __forceinline__ void add_tile(float (&to)[fragments][N][4], uint32_t k_tile, uint32_t v_tile, int chunk, int other_chunk, bool exact, bool off_axis,
-                                             const float *coordinates, int first_coordinate) {
+    __device__ __forceinline__ void add_tile(float (&to)[fragments][N][4], uint32_t k_tile, uint32_t v_tile, int chunk, int other_chunk,
+                                             bool exact, bool off_axis, const float *coordinates, int first_coordinate) {
         if constexpr (Wgmma) hold(to);
 #pragma unroll
         for (int row = 0; row < TN_LA_TILE_TOKENS; row += 16) {
             uint32_t a[planes][fragments][4];
-            if constexpr (Kind != TN_LA_UNTURNED) {
-                if ((row == 0 && exact) || (!Wgmma && off_axis)) turn.exact(Wgmma ? NULL : coordinates, (Wgmma ? first_coordinate : 0) + row + (threadIdx.x & 3) * 2);
+            if constexpr (tn_la_turns(Kind)) {
+                if ((row == 0 && exact) || (!Wgmma && off_axis))
+                    turn.exact(Wgmma ? NULL : coordinates, (Wgmma ? first_coordinate : 0) + row + (threadIdx.x & 3) * 2);
                 else turn.on();
             }
             read(a, k_tile, row, chunk, other_chunk);
@@ -213,33 +212,29 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
         for (int i = 0; i < fragments; i++) tn_wgmma_hold(to[i]);
     }
 
-    /* What the thread has: do(fragment, half, j, row of S, column) for every pair that exists; c[fragment][j][2 half], [.. + 1]. */
-    template <typename Do> __device__ __forceinline__ void each_pair(const tn_la_forward &f, int slot, int column, Do act) {
-        const int lane = threadIdx.x & 31;
+    /* What the thread has is added to (state of a head) or written to [state_rows][e] of a head. */
+    template <bool Write> __device__ __forceinline__ void pass(float *s, const tn_la_forward &f, int slot, int column) {
+        const int lane = threadIdx.x & 31, first = column + (lane & 3) * 2;
 #pragma unroll
         for (int i = 0; i < fragments; i++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int at = slot + (lane >> 2) + half * 8, row = tn_slot_feature(Kind == TN_LA_ROTATED, f.d, at) + i * f.d;
-                if (at >= f.d) continue;
+                const int at = slot + (lane >> 2) + half * 8 + (Kind == TN_LA_BROAD ? i * W : 0);
+                float *const row =
+                    s + (int64_t)(tn_slot_feature(Kind == TN_LA_ROTATED, f.d, at) + (Kind == TN_LA_COSINE ? i * f.d : 0)) * f.e + first;
 #pragma unroll
                 for (int j = 0; j < N; j++) {
-                    const int col = column + j * 8 + (lane & 3) * 2;
-                    if (col < f.e) act(c[i][j][half * 2], c[i][j][half * 2 + 1], row * f.e + col);
+                    if (at >= f.d || first + j * 8 >= f.e) continue;
+                    float2 *const pair = reinterpret_cast<float2 *>(row + j * 8);
+                    if (Write) *pair = make_float2(c[i][j][half * 2], c[i][j][half * 2 + 1]);
+                    else c[i][j][half * 2] += pair->x, c[i][j][half * 2 + 1] += pair->y;
                 }
             }
     }
-    /* from: state of the head. */
     __device__ __forceinline__ void add(const float *from, const tn_la_forward &f, int slot, int column) {
-        each_pair(f, slot, column, [&](float &low, float &high, int at) {
-            float2 pair = *reinterpret_cast<const float2 *>(from + at);
-            low += pair.x, high += pair.y;
-        });
+        pass<false>(const_cast<float *>(from), f, slot, column);
     }
-    /* to: [state_rows][e] of the head. */
-    __device__ __forceinline__ void write(float *to, const tn_la_forward &f, int slot, int column) {
-        each_pair(f, slot, column, [&](float low, float high, int at) { *reinterpret_cast<float2 *>(to + at) = make_float2(low, high); });
-    }
+    __device__ __forceinline__ void write(float *to, const tn_la_forward &f, int slot, int column) { pass<true>(to, f, slot, column); }
     /* As bf16 into a tile of slots x columns; slots and columns that do not exist are zero. */
     __device__ __forceinline__ void keep(uint32_t s_tile, int slot) {
         const int lane = threadIdx.x & 31, rows = fragments * W;
@@ -254,29 +249,32 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
     }
 };
 
-/* What is fetched next: the tile, and where its head's k and v begin (found anew only when the head changes: divisions are slow). */
-template <typename T, int W, int E> struct reader {
-    typedef state_layout<T, W, E> shared;
-    place at;
-    int left, stage;
+/* What is fetched next: the tile, and where this thread's first chunks of it are. */
+template <typename T, int W, int E, int D = W> struct reader {
+    typedef state_layout<T, W, E, D> shared;
+    tn_la_place at;
+    int stage, last_rows; /* last_rows: of a head's last tile */
     const T *k, *v;
 
+    __device__ __forceinline__ reader(const tn_la_forward &f, const tn_la_place &first) : at(first), stage(0) {
+        last_rows = (int)(f.k.tokens - (int64_t)(f.state_deal.per_head - 1) * TN_LA_TILE_TOKENS);
+        find(f);
+    }
     __device__ __forceinline__ void find(const tn_la_forward &f) {
-        const int64_t b = at.head / f.h, h = at.head % f.h;
-        k = (const T *)f.k.x + b * f.k.batch + h * f.k.head;
-        v = (const T *)f.v.x + b * f.v.batch + h * f.v.head + blockIdx.y * E;
+        const int64_t b = at.head / f.h, h = at.head % f.h, first = (int64_t)at.piece * TN_LA_TILE_TOKENS;
+        k = (const T *)f.k.x + b * f.k.batch + h * f.k.head + first * f.k.token + shared::share_k::offset(f.k.token, threadIdx.x);
+        v = (const T *)f.v.x + b * f.v.batch + h * f.v.head + first * f.v.token + shared::share_v::offset(f.v.token, threadIdx.x) +
+            blockIdx.y * E;
     }
     /* One tile into the next stage of the ring at `ring`, if there is one left; the group is closed in any case. */
     __device__ __forceinline__ void fetch(uint32_t ring, const tn_la_forward &f) {
-        if (left > 0) {
-            const int64_t first = (int64_t)at.tile * TN_LA_TILE_TOKENS, tokens = f.k.tokens - first;
-            const int rows = tokens < TN_LA_TILE_TOKENS ? (int)tokens : TN_LA_TILE_TOKENS;
+        if (at.left > 0) {
+            const int rows = at.piece + 1 == f.state_deal.per_head ? last_rows : TN_LA_TILE_TOKENS;
             const uint32_t to = ring + stage * shared::stage;
-            shared::share_k::fetch(to, k + first * f.k.token, f.k.token, rows, f.d, threadIdx.x);
-            shared::share_v::fetch(to + shared::stage_v, v + first * f.v.token, f.v.token, rows, f.e - blockIdx.y * E, threadIdx.x);
-            left--;
-            next(at, (int)f.state_runs.per_head);
-            if (at.tile == 0) find(f);
+            shared::share_k::fetch(to, k, f.k.token, rows, f.d, threadIdx.x);
+            shared::share_v::fetch(to + shared::stage_v, v, f.v.token, rows, f.e - blockIdx.y * E, threadIdx.x);
+            k += TN_LA_TILE_TOKENS * f.k.token, v += TN_LA_TILE_TOKENS * f.v.token;
+            if (tn_la_next_place(f.state_deal, blockIdx.x, at)) find(f);
         }
         tn_tile_fetched();
         stage = stage + 1 == f.stages ? 0 : stage + 1;
@@ -284,10 +282,10 @@ template <typename T, int W, int E> struct reader {
 };
 
 /* Activates what this thread has fetched; f32: v is split into its planes, which everyone must have done with. */
-template <typename T, int W, int E>
-__device__ __forceinline__ void settle(uint32_t stage, uint32_t v_planes, const tn_la_forward &f, const place &at, int column) {
-    typedef state_layout<T, W, E> shared;
-    const int64_t left = f.k.tokens - (int64_t)at.tile * TN_LA_TILE_TOKENS;
+template <typename T, int W, int E, int D = W>
+__device__ __forceinline__ void settle(uint32_t stage, uint32_t v_planes, const tn_la_forward &f, const tn_la_place &at, int column) {
+    typedef state_layout<T, W, E, D> shared;
+    const int64_t left = f.k.tokens - (int64_t)at.piece * TN_LA_TILE_TOKENS;
     const int rows = left < TN_LA_TILE_TOKENS ? (int)left : TN_LA_TILE_TOKENS;
     shared::share_k::settle(stage, f.k, f.k.act, at.head, 0, rows, f.d, threadIdx.x);
     shared::share_v::settle(stage + shared::stage_v, f.v, f.v.act, at.head, column, rows, f.e - column, threadIdx.x);

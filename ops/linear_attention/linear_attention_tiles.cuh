@@ -39,7 +39,9 @@ TN_TILE_DEVICE uint32_t tn_tile_chunk(int rows, int row, int chunk) {
     return (uint32_t)((chunk >> 3) * rows * 128 + row * 128 + (((chunk ^ row) & 7) << 4));
 }
 /* Where an even column of a row lies: two bf16. */
-TN_TILE_DEVICE uint32_t tn_tile_pair(int rows, int row, int column) { return tn_tile_chunk(rows, row, column >> 3) + (uint32_t)(column & 7) * 2; }
+TN_TILE_DEVICE uint32_t tn_tile_pair(int rows, int row, int column) {
+    return tn_tile_chunk(rows, row, column >> 3) + (uint32_t)(column & 7) * 2;
+}
 
 /* ---- global to shared, without waiting ---- */
 
@@ -102,10 +104,16 @@ TN_TILE_DEVICE constexpr int tn_plane_of_b(int p) { return p == 1 ? 2 : p == 2 |
 
 /* Four 8 x 8 blocks; lane l gives the address of row l % 8 of block l / 8. */
 TN_TILE_DEVICE void tn_tile_blocks(uint32_t (&to)[4], uint32_t from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
 }
 TN_TILE_DEVICE void tn_tile_blocks_transposed(uint32_t (&to)[4], uint32_t from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
 }
 
 /* A = 16 rows x columns of two chunks. The two chunks need not be neighbours: rotate pairs one of each half. */
@@ -235,8 +243,7 @@ TN_TILE_DEVICE float tn_exp_quick(float x) {
 
 /* act(x) of N values, none to tanh; the branch is the same for the whole grid. Quick: bf16's precision is enough. */
 template <bool Quick, int N> TN_TILE_DEVICE void tn_activate(float (&x)[N], int act) {
-#define TN_EACH(value)                       \
-    _Pragma("unroll") for (int i = 0; i < N; i++) x[i] = value
+#define TN_EACH(value) _Pragma("unroll") for (int i = 0; i < N; i++) x[i] = value
     if (act == TN_SILU) TN_EACH(Quick ? tn_silu_quick(x[i]) : tn_act_value<TN_SILU>(x[i]));
     else if (act == TN_RELU) TN_EACH(tn_act_value<TN_RELU>(x[i]));
     else if (act == TN_SIGMOID) TN_EACH(Quick ? fmaf(0.5f, tn_tanh_quick(0.5f * x[i]), 0.5f) : tn_act_value<TN_SIGMOID>(x[i]));
@@ -289,12 +296,12 @@ TN_TILE_DEVICE int tn_slot_feature(bool rotate, int d, int slot) { return tn_slo
 
 /* q, k, v, g or a gradient as kernels see it. */
 struct tn_tile_operand {
-    const void *x;               /* NULL: not there */
-    int64_t batch, token, head;  /* strides in elements; features are adjacent */
+    const void *x;              /* NULL: not there */
+    int64_t batch, token, head; /* strides in elements; features are adjacent */
     int64_t tokens;
     int width, act;
-    bool over_sequence;          /* softmax over the tokens: */
-    const float *maximum, *sum;  /* [b,h,width] */
+    bool over_sequence;         /* softmax over the tokens: */
+    const float *maximum, *sum; /* [b,h,width] */
 };
 
 /* What one of `Threads` threads does for a tile of Rows x Width of T. It fetches chunks of 8 numbers and, once they have come
@@ -322,10 +329,13 @@ template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct 
         return chunk_at(tile, i, thread);
     }
 
-    /* from: the tile's first element; rows, columns: how many there are (any number; none below 1). */
-    static __device__ __forceinline__ void fetch(uint32_t to, const T *from, int64_t stride, int rows, int columns, int thread) {
+    /* Where the thread's first chunk is, from the tile's first element on. */
+    static __device__ __forceinline__ int64_t offset(int64_t stride, int thread) {
+        return thread / per_row * stride + thread % per_row * 8;
+    }
+    /* at: the thread's first chunk; rows, columns: how many the tile has (any number; none below 1). */
+    static __device__ __forceinline__ void fetch(uint32_t to, const T *at, int64_t stride, int rows, int columns, int thread) {
         const int row = thread / per_row, chunk = thread % per_row;
-        const T *at = from + row * stride + chunk * 8;
         if (chunk * 8 >= columns) rows = 0;
 #pragma unroll
         for (int i = 0; i < n; i++) {
@@ -342,7 +352,8 @@ template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct 
         uint4 words = tn_tile_read(from);
         if (wide) {
             uint4 more = tn_tile_read(from + 16);
-            x[0] = __uint_as_float(words.x), x[1] = __uint_as_float(words.y), x[2] = __uint_as_float(words.z), x[3] = __uint_as_float(words.w);
+            x[0] = __uint_as_float(words.x), x[1] = __uint_as_float(words.y), x[2] = __uint_as_float(words.z),
+            x[3] = __uint_as_float(words.w);
             x[4] = __uint_as_float(more.x), x[5] = __uint_as_float(more.y), x[6] = __uint_as_float(more.z), x[7] = __uint_as_float(more.w);
         } else {
             x[0] = tn_pair_low(words.x), x[1] = tn_pair_high(words.x), x[2] = tn_pair_low(words.y), x[3] = tn_pair_high(words.y);
@@ -369,7 +380,8 @@ template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct 
             for (int j = 0; j < 4; j++) tn_pairs_of(pairs[j], x[2 * j], x[2 * j + 1]);
 #pragma unroll
             for (int p = 0; p < 3; p++)
-                tn_tile_write(chunk_at(planes, i, thread) + p * plane_bytes, make_uint4(pairs[0][p], pairs[1][p], pairs[2][p], pairs[3][p]));
+                tn_tile_write(chunk_at(planes, i, thread) + p * plane_bytes,
+                              make_uint4(pairs[0][p], pairs[1][p], pairs[2][p], pairs[3][p]));
         }
     }
 
@@ -382,7 +394,8 @@ template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct 
         float most[together], sum[together];
 #pragma unroll
         for (int i = 0; i < together; i++) {
-            most[i] = fmaxf(fmaxf(fmaxf(x[i][0], x[i][1]), fmaxf(x[i][2], x[i][3])), fmaxf(fmaxf(x[i][4], x[i][5]), fmaxf(x[i][6], x[i][7])));
+            most[i] =
+                fmaxf(fmaxf(fmaxf(x[i][0], x[i][1]), fmaxf(x[i][2], x[i][3])), fmaxf(fmaxf(x[i][4], x[i][5]), fmaxf(x[i][6], x[i][7])));
             if (!inside) most[i] = -INFINITY;
         }
 #pragma unroll
@@ -409,8 +422,8 @@ template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct 
     }
 
     /* column: of the tile's first one in the operand; head: of all b h. `act`: operand.act or, where that is done elsewhere, TN_NONE. */
-    static __device__ __forceinline__ void settle(uint32_t tile, const tn_tile_operand &operand, int act, int64_t head, int column, int rows, int columns,
-                                                  int thread) {
+    static __device__ __forceinline__ void settle(uint32_t tile, const tn_tile_operand &operand, int act, int64_t head, int column,
+                                                  int rows, int columns, int thread) {
         if (act == TN_NONE) return;
         if (!wide && act == TN_SILU) { /* the common one: zeros stay zeros, so nothing is asked */
 #pragma unroll
