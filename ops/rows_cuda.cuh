@@ -134,22 +134,24 @@ template <int N> __device__ __forceinline__ void tn_copy_async_wait() { asm vola
 
 /* Blocks write pairs of numbers to a board in global memory, and read what the others wrote. Each number carries the round it belongs to and
  * is moved with it by one access, so that nobody waits for anything but the numbers themselves. All blocks of a group have to run at once:
- * they are launched cooperatively. The board starts as zeros, and has two sides [round % 2][block][pair]: who has read all of a round knows
- * that everyone has read the round before, so that he may write over it. */
+ * they are launched cooperatively. The board starts as zeros, and has two sides [round % 2][block][pair], and on each a row more for what one
+ * block has merged for all: who has read all of a round knows that everyone has read the round before, so that he may write over it. */
 struct tn_group {
     int size, rank, pairs;
     uint32_t round; /* from 1 on */
     ulonglong2 *board;
 
+    static __host__ __device__ int64_t board_pairs(int size, int pairs) { return 2 * ((int64_t)size + 1) * pairs; }
     __device__ __forceinline__ ulonglong2 *place(int block, int i) const {
-        return board + ((round & 1) * (int64_t)size + block) * pairs + i;
+        return board + ((round & 1) * ((int64_t)size + 1) + block) * pairs + i;
     }
     __device__ __forceinline__ void next_round() { round++; }
-    __device__ __forceinline__ void write(int i, float a, float b) const {
+    __device__ __forceinline__ void write(int i, float a, float b) const { put(rank, i, a, b); }
+    __device__ __forceinline__ void put(int block, int i, float a, float b) const {
         unsigned long long tag = (unsigned long long)round << 32;
         asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};"
                      :
-                     : "l"(__cvta_generic_to_global(place(rank, i))), "l"(tag | __float_as_uint(a)), "l"(tag | __float_as_uint(b))
+                     : "l"(__cvta_generic_to_global(place(block, i))), "l"(tag | __float_as_uint(a)), "l"(tag | __float_as_uint(b))
                      : "memory");
     }
     /* Pair i of blocks first, first + step, .. in this order. */
@@ -167,6 +169,13 @@ struct tn_group {
                 use(__uint_as_float((uint32_t)pair[k].x), __uint_as_float((uint32_t)pair[k].y));
             }
         }
+    }
+
+    /* Pair i of one block, or (block = size) of what has been merged. */
+    __device__ __forceinline__ void get(int block, int i, float *a, float *b) const {
+        ulonglong2 pair = look(block, i);
+        while (pair.x >> 32 != round || pair.y >> 32 != round) pair = look(block, i);
+        *a = __uint_as_float((uint32_t)pair.x), *b = __uint_as_float((uint32_t)pair.y);
     }
 
     __device__ __forceinline__ ulonglong2 look(int block, int i) const {

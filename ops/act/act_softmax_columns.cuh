@@ -35,11 +35,7 @@ template <int n> struct column_team {
 
     static __host__ __device__ int parts_of(int wide, int threads) { return wide < TN_WARP ? threads / TN_WARP : threads / wide; }
     static size_t scratch_bytes(int wide, int threads) { return ((size_t)parts_numbers(wide, threads) + wide * n) * sizeof(float); }
-    /* At least two numbers a thread, for exchange. */
-    static __host__ __device__ int parts_numbers(int wide, int threads) {
-        int numbers = parts_of(wide, threads) * wide * n;
-        return numbers < 2 * threads ? 2 * threads : numbers;
-    }
+    static __host__ __device__ int parts_numbers(int wide, int threads) { return parts_of(wide, threads) * wide * n; }
 
     __device__ __forceinline__ column_team(int packs, float *scratch)
         : wide(packs), lane(threadIdx.x % TN_WARP), n_parts(parts_of(packs, blockDim.x)), columns(packs * n), parts(scratch),
@@ -79,22 +75,25 @@ template <int n> struct column_team {
         for (int j = 0; j < n; j++) x[j] = result[pack() * n + j];
         __syncthreads();
     }
-    /* Maximum and sum (or, without a maximum, the sum) of each column over the blocks of a group: threads with the same t % columns read
-     * every so many-th block, their results are merged in order. */
+    /* Maximum and sum (or, without a maximum, the sum) of each column over the blocks of a group, in two hops: a block merges its share of
+     * the columns and writes them down for all. A warp has a column, a lane every 32nd block. */
     template <bool Max> __device__ __forceinline__ void exchange(tn_group &group, float *max, float *sum) const {
+        const int share = (columns + group.size - 1) / group.size, first = group.rank * share;
         group.next_round();
         if (has_column()) group.write(threadIdx.x, *sum, *max);
-        int column = threadIdx.x % columns, share = threadIdx.x / columns, shares = blockDim.x / columns;
-        float above = -INFINITY, total = 0;
-        group.read(column, share, shares, [&](float part, float part_max) { merge<Max>(&above, &total, part_max, part); });
-        __syncthreads();
-        parts[threadIdx.x] = total;
-        parts[blockDim.x + threadIdx.x] = above;
-        __syncthreads();
-        if (!has_column()) return;
-        *max = -INFINITY, *sum = 0;
-        for (int i = 0; i < shares; i++)
-            merge<Max>(max, sum, parts[blockDim.x + i * columns + threadIdx.x], parts[i * columns + threadIdx.x]);
+        for (int column = first + threadIdx.x / TN_WARP; column < first + share && column < columns; column += blockDim.x / TN_WARP) {
+            float above = -INFINITY, total = 0;
+            for (int block = 0; block < group.size; block += TN_WARP) {
+                float part = 0, part_max = -INFINITY;
+                if (block + lane < group.size) group.get(block + lane, column, &part, &part_max);
+                __syncwarp();
+                float most = Max ? tn_warp_max(part_max) : 0.0f;
+                merge<Max>(&above, &total, most, tn_warp_sum(Max ? part * scaled_weight(part_max, most) : part));
+            }
+            if (lane == 0) group.put(group.size, column, total, above);
+        }
+        __syncwarp();
+        if (has_column()) group.get(group.size, threadIdx.x, sum, max);
     }
     template <bool Max> static __device__ __forceinline__ void merge(float *max, float *sum, float part_max, float part) {
         if (!Max) {
@@ -110,8 +109,7 @@ template <int n> struct column_team {
 /* ---- slabs ---- */
 
 #define SLAB_WIDEST 64
-#define SLAB_WIDE \
-    8 /* of groups: 128 bytes. Half as wide costs a fifth, twice as wide makes groups twice as large, whose meetings cost more */
+#define SLAB_WIDE 16 /* of groups: 256 bytes. Memory likes half of that a twentieth less */
 
 typedef struct slab_plan {
     held_plan held;

@@ -45,7 +45,8 @@ static inline int held_packs(bool backward) { return backward ? HELD_PACKS / 2 :
 static inline int held_blocks(const tn_device *device) { return device->multiprocessors * HELD_PER_MULTIPROCESSOR; }
 
 static inline size_t held_workspace(const held_plan &plan, const tn_device *device) {
-    return plan.blocks == 1 ? 0 : (size_t)held_blocks(device) * 2 * plan.pairs * sizeof(ulonglong2);
+    if (plan.blocks == 1) return 0;
+    return (size_t)(held_blocks(device) / plan.blocks) * tn_group::board_pairs(plan.blocks, plan.pairs) * sizeof(ulonglong2);
 }
 
 #define LOG2_E 1.44269504088896340736f
@@ -66,7 +67,7 @@ __device__ __forceinline__ float part_weight(float max, float above) { return ma
 __device__ __forceinline__ int held_join(tn_group &group) {
     int which = blockIdx.x / group.size;
     group.rank = blockIdx.x % group.size;
-    group.board += (int64_t)which * 2 * group.size * group.pairs;
+    group.board += which * tn_group::board_pairs(group.size, group.pairs);
     return which;
 }
 

@@ -24,9 +24,16 @@ namespace {
 
 struct dropout_mask {
     uint64_t seed, block; /* of element 0 */
+    const int64_t *place; /* added to twice that; NULL: nothing is */
     uint32_t threshold;
     double scale;
 };
+
+/* The mask with what only the device knows. */
+__device__ __forceinline__ dropout_mask placed(dropout_mask mask) {
+    if (mask.place) mask.block += (uint64_t)*mask.place / 2;
+    return mask;
+}
 
 __device__ __forceinline__ tn_philox_block block_at(const dropout_mask &mask, int64_t group, int64_t place) {
     uint64_t index = mask.block + (uint64_t)(group * TN_DROPOUT_BLOCKS + place);
@@ -45,10 +52,11 @@ template <typename T> __device__ __forceinline__ void drop_element(T *to, const 
 
 template <typename T> __global__ void __launch_bounds__(THREADS) dropout_elements(T *to, const T *from, int64_t numel, dropout_mask mask) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < numel) drop_element(to, from, i, mask);
+    if (i < numel) drop_element(to, from, i, placed(mask));
 }
 
-template <typename T> __global__ void __launch_bounds__(THREADS) dropout_chunks(T *to, const T *from, int64_t numel, dropout_mask mask) {
+template <typename T> __global__ void __launch_bounds__(THREADS) dropout_chunks(T *to, const T *from, int64_t numel, dropout_mask given) {
+    const dropout_mask mask = placed(given);
     const int n = tn_pack<T>::n, chunk = PACKS * TN_WARP * n, pairs = chunk / PAIR;
     int lane = threadIdx.x % TN_WARP;
     int64_t begin = ((int64_t)blockIdx.x * WARPS + threadIdx.x / TN_WARP) * chunk;
@@ -108,7 +116,9 @@ extern "C" tn_status tn_dropout_cuda(tn_op_call *call) {
         return tn_cuda_said(call->device, (int)cudaMemcpyAsync(to->data, from->data, tn_bytes(to), cudaMemcpyDeviceToDevice, stream),
                             "cudaMemcpyAsync");
     if (args->p == 1) return tn_cuda_said(call->device, (int)cudaMemsetAsync(to->data, 0, tn_bytes(to), stream), "cudaMemsetAsync");
-    dropout_mask mask = { args->seed, args->counter / 2, tn_dropout_threshold(args->p), 1 / (1 - args->p) };
+    const tn_tensor *place = call->in[TN_DROPOUT_PLACE];
+    dropout_mask mask = { args->seed, args->counter / 2, place ? (const int64_t *)place->data : NULL, tn_dropout_threshold(args->p),
+                          1 / (1 - args->p) };
     TN_WITH_FLOAT(to->dtype, T, (launch<T>(call, (T *)to->data, (const T *)from->data, to->numel, mask)));
     return tn_cuda_said(call->device, (int)cudaGetLastError(), "dropout");
 }

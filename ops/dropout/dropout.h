@@ -4,7 +4,7 @@
  *
  * Which elements go is decided by the context's random stream, in the same way on every device; the call moves the
  * stream on, except where p is 0 (o = x) or 1 (o = 0).
- * Saved for backward: nothing, 0 bytes. The mask is made again from where the stream stood. */
+ * Saved for backward: nothing, 0 bytes; 8 where tn_rng_from is in force. The mask is made again from where the stream stood. */
 #ifndef TENON_DROPOUT_H
 #define TENON_DROPOUT_H
 

@@ -66,12 +66,14 @@ tn_status tn_dropout_cpu(tn_op_call *call) {
     else if (args->p == 1) memset(to->data, 0, tn_bytes(to));
     if (args->p == 0 || args->p == 1) return TN_OK;
 
+    const tn_tensor *place = call->in[TN_DROPOUT_PLACE];
+    uint64_t counter = args->counter + (place ? (uint64_t) * (const int64_t *)place->data : 0);
     tn_dropout_job job = { .dtype = from->dtype,
                            .n = from->numel,
                            .from = from->data,
                            .to = to->data,
                            .seed = args->seed,
-                           .block = args->counter / 2,
+                           .block = counter / 2,
                            .threshold = tn_dropout_threshold(args->p),
                            .scale = 1 / (1 - args->p) };
     static const tn_range_body bodies[3] = { [TN_F64] = drop_f64, [TN_F32] = drop_f32, [TN_BF16] = drop_bf16 };

@@ -8,6 +8,8 @@
 extern "C" {
 #endif
 
+enum { TN_DROPOUT_X, TN_DROPOUT_PLACE };
+
 extern const tn_sample tn_dropout_samples[];
 
 /* Serves both passes: do goes through the same mask as x. */
@@ -19,7 +21,7 @@ tn_status tn_dropout_cuda(tn_op_call *call);
 #endif
 
 /* The mask, on every device: elements come in groups of 64, and element e of group g is kept if word e / 16 of the Philox
- * block counter / 2 + 16 g + e % 16 is at least p 2^32. */
+ * block (counter + place) / 2 + 16 g + e % 16 is at least p 2^32. */
 #define TN_DROPOUT_GROUP 64
 #define TN_DROPOUT_BLOCKS 16
 

@@ -22,6 +22,7 @@ static const tn_optim_kernels *kernels_of(tn_context *cx, const char *call) {
 static void free_optimizer(void *user) {
     tn_optimizer *opt = user;
     for (int64_t i = 0; i < opt->n_states; i++) tn_optimizer_drop_state(&opt->states[i]);
+    tn_unreference(opt->schedule);
     tn_host_free(opt->states);
     tn_host_free(opt->tensors);
     tn_host_free(opt->groups);
@@ -213,6 +214,8 @@ static void set_rates(const tn_optimizer *opt, int64_t index, int64_t step, tn_o
         return;
     }
     double decay = group ? group->weight_decay : opt->adamw.weight_decay;
+    tensor->lr_scale = group ? group->lr_scale : 1;
+    tensor->decay = decay;
     tensor->keep = 1 - lr * decay;
     tensor->rate = lr / (1 - pow(opt->adamw.beta1, (double)step));
     tensor->root_scale = 1 / sqrt(1 - pow(opt->adamw.beta2, (double)step));
@@ -231,7 +234,7 @@ static bool list_parameters(tn_optimizer *opt, tn_optim_list *list) {
                                    .master = data_of(state->master),
                                    .first = data_of(state->first),
                                    .second = data_of(state->second) };
-        set_rates(opt, i, state->steps + 1, &tensor);
+        set_rates(opt, i, opt->prepared ? opt->prepared : state->steps + 1, &tensor);
         append(list, &tensor);
     }
     return true;
@@ -242,6 +245,7 @@ static bool run_step(tn_optimizer *opt) {
     const tn_optim_kernels *kernel = kernels_of(cx, opt->name);
     if (!kernel || !tn_optimizer_grow(opt)) return false;
     tn_optim_list list = new_list(cx, opt->tensors);
+    list.schedule = opt->prepared ? data_of(opt->schedule) : NULL;
     if (!list_parameters(opt, &list)) return false;
     tn_status status = TN_OK;
     if (list.n_tensors > 0 && !cx->device->dry_run)
@@ -250,7 +254,7 @@ static bool run_step(tn_optimizer *opt) {
     for (int64_t i = 0; i < opt->n_states; i++) {
         tn_tensor *p = tn_params_at(opt->params, i);
         if (!tn_grad(p) || opt->states[i].repeated) continue;
-        opt->states[i].steps++;
+        opt->states[i].steps = opt->prepared ? opt->prepared : opt->states[i].steps + 1;
         tn_mark_written(p);
     }
     return true;
@@ -279,6 +283,37 @@ bool tn_optimizer_step(tn_optimizer *opt) {
     tn_owned before = enter(opt->cx, opt->name);
     bool fine = run_step(opt);
     leave(opt->cx, before);
+    return fine;
+}
+
+/* ---- a step that is replayed ---- */
+
+static bool write_schedule(tn_optimizer *opt) {
+    tn_context *cx = opt->cx;
+    double values[TN_SCHEDULE_COUNT] = { [TN_SCHEDULE_LR] = opt->lr,
+                                         [TN_SCHEDULE_BIAS1] = 1 - pow(opt->adamw.beta1, (double)opt->prepared),
+                                         [TN_SCHEDULE_BIAS2] = 1 - pow(opt->adamw.beta2, (double)opt->prepared) };
+    if (!opt->schedule) {
+        tn_category before = tn_memory_set_category(cx, TN_CATEGORY_OPTIMIZER);
+        opt->schedule = tn_tensor_new(cx, TN_F64, &(tn_shape){ 1, { TN_SCHEDULE_COUNT } }, true);
+        tn_memory_set_category(cx, before);
+    }
+    return opt->schedule && tn_set_data(opt->schedule, values, sizeof values);
+}
+
+bool tn_optimizer_prepare(tn_optimizer *opt) {
+    if (!opt || !tn_ready(opt->cx)) return false;
+    if (opt->kind != TN_OPTIMIZER_ADAMW)
+        return tn_fail(opt->cx, TN_ERR_UNSUPPORTED, "tn_optimizer_prepare", "%s has no such step", opt->name);
+    int64_t steps = 0;
+    for (int64_t i = 0; i < opt->n_states; i++)
+        if (opt->states[i].steps > steps) steps = opt->states[i].steps;
+    opt->prepared = steps + 1;
+    tn_owned before = enter(opt->cx, opt->name);
+    bool fine = write_schedule(opt);
+    leave(opt->cx, before);
+    for (int64_t i = 0; fine && i < opt->n_states; i++)
+        if (opt->states[i].steps > 0) opt->states[i].steps = opt->prepared;
     return fine;
 }
 

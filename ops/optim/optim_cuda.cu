@@ -21,7 +21,7 @@ struct optim_record {
     int64_t first_piece; /* pieces of the tensors before it in this launch */
     int64_t first_part;  /* where its parts of the norm go */
     void *p, *g, *master, *first, *second;
-    double rate, keep, root_scale, decay;
+    double rate, keep, root_scale, decay; /* with a schedule, rate is what the learning rate is scaled by, and keep and root_scale are not used */
 };
 
 struct optim_batch {
@@ -113,11 +113,28 @@ template <typename W> struct adamw_rule {
     W beta1, beta2, rest1, rest2, eps;
 };
 
+template <typename W> struct adamw_rates {
+    W keep, rate, root_scale;
+};
+
+/* As set_rates in optim.c makes them, from what the device knows; without contraction, so that the bits are the same. */
+template <typename W> __device__ __forceinline__ adamw_rates<W> rates_of(const optim_record &t, const double *schedule) {
+    adamw_rates<W> rates = {(W)t.keep, (W)t.rate, (W)t.root_scale};
+    if (schedule) {
+        double lr = __dmul_rn(schedule[TN_SCHEDULE_LR], t.rate);
+        rates.keep = (W)__dsub_rn(1.0, __dmul_rn(lr, t.decay));
+        rates.rate = (W)(lr / schedule[TN_SCHEDULE_BIAS1]);
+        rates.root_scale = (W)(1 / sqrt(schedule[TN_SCHEDULE_BIAS2]));
+    }
+    return rates;
+}
+
 template <typename T> struct adamw_body {
     typedef tn_wide<T> W;
     static constexpr int group = STEP_GROUP;
     const optim_record &t;
     const adamw_rule<W> &rule;
+    const adamw_rates<W> rates;
 
     template <int N> __device__ __forceinline__ void run(int64_t at) const {
         W g[N], m[N], v[N], p[N];
@@ -125,12 +142,11 @@ template <typename T> struct adamw_body {
         load_group<W, N>(t.first, at, m);
         load_group<W, N>(t.second, at, v);
         load_parameter<T, N>(t, at, p);
-        const W keep = (W)t.keep, rate = (W)t.rate, root_scale = (W)t.root_scale;
 #pragma unroll
         for (int j = 0; j < N; j++) {
             m[j] = rule.beta1 * m[j] + rule.rest1 * g[j];
             v[j] = rule.beta2 * v[j] + rule.rest2 * g[j] * g[j];
-            p[j] = p[j] * keep - rate * m[j] / (sqrt(v[j]) * root_scale + rule.eps);
+            p[j] = p[j] * rates.keep - rates.rate * m[j] / (sqrt(v[j]) * rates.root_scale + rule.eps);
         }
         store_group<W, N>(t.first, at, m);
         store_group<W, N>(t.second, at, v);
@@ -172,9 +188,11 @@ template <typename T> struct sgd_body {
 };
 
 template <typename T, bool Packed>
-__global__ void __launch_bounds__(THREADS) adamw_step(const __grid_constant__ optim_batch batch, const __grid_constant__ adamw_rule<tn_wide<T>> rule) {
+__global__ void __launch_bounds__(THREADS) adamw_step(const __grid_constant__ optim_batch batch, const __grid_constant__ adamw_rule<tn_wide<T>> rule,
+                                                      const double *schedule) {
     optim_piece piece = piece_of(batch);
-    over_piece<Packed>(piece, adamw_body<T>{batch.tensor[piece.tensor], rule});
+    const optim_record &t = batch.tensor[piece.tensor];
+    over_piece<Packed>(piece, adamw_body<T>{t, rule, rates_of<tn_wide<T>>(t, schedule)});
 }
 template <typename T, bool Packed>
 __global__ void __launch_bounds__(THREADS) sgd_step(const __grid_constant__ optim_batch batch, const __grid_constant__ sgd_rule<tn_wide<T>> rule) {
@@ -243,12 +261,12 @@ __global__ void __launch_bounds__(THREADS) scale_gradients(const __grid_constant
 
 /* ---- launches ---- */
 
-static optim_record record_of(const tn_optim_tensor &t) {
+static optim_record record_of(const tn_optim_list *list, const tn_optim_tensor &t) {
     optim_record record = {};
     record.n = t.n;
     record.first_part = t.first_chunk;
     record.p = t.p, record.g = t.g, record.master = t.master, record.first = t.first, record.second = t.second;
-    record.rate = t.rate, record.keep = t.keep, record.root_scale = t.root_scale, record.decay = t.decay;
+    record.rate = list->schedule ? t.lr_scale : t.rate, record.keep = t.keep, record.root_scale = t.root_scale, record.decay = t.decay;
     return record;
 }
 
@@ -273,7 +291,7 @@ template <typename T, bool Packed, typename Job> static cudaError_t launch_batch
             batch.n_pieces = 0;
         }
         optim_record &record = batch.tensor[batch.n_tensors++];
-        record = record_of(t);
+        record = record_of(list, t);
         record.first_piece = batch.n_pieces;
         batch.n_pieces += pieces;
     }
@@ -292,12 +310,13 @@ template <typename Job> static tn_status launch_all(const tn_optim_list *list, c
 
 struct adamw_job {
     const tn_adamw_args *args;
+    const double *schedule;
     cudaStream_t stream;
 
     template <typename T, bool Packed> void launch(const optim_batch &batch) const {
         typedef tn_wide<T> W;
         adamw_rule<W> rule = {(W)args->beta1, (W)args->beta2, (W)(1 - args->beta1), (W)(1 - args->beta2), (W)args->eps};
-        adamw_step<T, Packed><<<(unsigned)batch.n_pieces, THREADS, 0, stream>>>(batch, rule);
+        adamw_step<T, Packed><<<(unsigned)batch.n_pieces, THREADS, 0, stream>>>(batch, rule, schedule);
     }
 };
 
@@ -331,7 +350,7 @@ struct scale_job {
 };
 
 static tn_status adamw(const tn_optim_list *list, const tn_adamw_args *args) {
-    return launch_all(list, "adamw", adamw_job{args, (cudaStream_t)list->stream});
+    return launch_all(list, "adamw", adamw_job{args, list->schedule, (cudaStream_t)list->stream});
 }
 
 static tn_status sgd(const tn_optim_list *list, const tn_sgd_args *args) { return launch_all(list, "sgd", sgd_job{args, (cudaStream_t)list->stream}); }

@@ -19,7 +19,11 @@ typedef struct tn_optim_tensor {
 
     /* AdamW: p = p * keep - rate * m / (sqrt(v) * root_scale + eps).  SGD: g + decay * p, and rate. */
     double rate, keep, root_scale, decay;
+    double lr_scale; /* AdamW: for kernels that make the three rates from tn_optim_list.schedule */
 } tn_optim_tensor;
+
+/* What changes from step to step, in the device's memory, f64: the learning rate, 1 - beta1^step and 1 - beta2^step. */
+enum { TN_SCHEDULE_LR, TN_SCHEDULE_BIAS1, TN_SCHEDULE_BIAS2, TN_SCHEDULE_COUNT };
 
 /* Fixed, so that the norm's sum does not depend on the number of threads. */
 #define TN_OPTIM_CHUNK ((int64_t)16384)
@@ -27,6 +31,7 @@ typedef struct tn_optim_tensor {
 typedef struct tn_optim_list {
     tn_optim_tensor *tensors;
     int64_t n_tensors, n_chunks;
+    const double *schedule; /* AdamW after tn_optimizer_prepare: takes the place of the tensors' rates; else NULL */
     tn_device *device;
     void *stream;
     int threads;
@@ -65,6 +70,8 @@ struct tn_optimizer {
     tn_adamw_args adamw;
     tn_sgd_args sgd;
     double lr;
+    tn_tensor *schedule; /* NULL until tn_optimizer_prepare */
+    int64_t prepared;    /* the step it is prepared for */
 
     tn_optim_group *groups;
     int n_groups;
