@@ -427,6 +427,10 @@ bool tn_allocator_give(tn_allocator *allocator, tn_block *block) {
         tn_allocator_fail(allocator, TN_ERR_ARGUMENT, "a block was freed twice");
         return false;
     }
+    if (!block->segment) {
+        tn_allocator_part(allocator, block);
+        return true;
+    }
     bool intact = !allocator->fills || tn_allocator_zones_intact(allocator, block);
     tn_pool_stats *counted[] = { &allocator->stats.all, tn_stats_of_pool(allocator, block->segment->small) };
     for (int i = 0; i < 2; i++) {
@@ -455,7 +459,7 @@ tn_status tn_allocator_used_on(tn_allocator *allocator, tn_block *block, tn_stre
         tn_allocator_fail(allocator, TN_ERR_ARGUMENT, "a use was noted for a block that is not live");
         return TN_ERR_ARGUMENT;
     }
-    if (stream == block->segment->arena->stream) return TN_OK;
+    if (!block->segment || stream == block->segment->arena->stream) return TN_OK;
     for (const tn_block_use *use = block->uses; use; use = use->next)
         if (use->stream == stream) return TN_OK;
     tn_block_use *use = tn_host_pool_take(&allocator->host_pool, sizeof *use);
@@ -470,6 +474,10 @@ tn_status tn_allocator_used_on(tn_allocator *allocator, tn_block *block, tn_stre
 
 void tn_allocator_retag(tn_allocator *allocator, tn_block *block, tn_category category) {
     if (!block || block->state != TN_BLOCK_ACTIVE || (unsigned)category >= TN_CATEGORY_COUNT || block->category == category) return;
+    if (!block->segment) {
+        block->category = (uint8_t)category;
+        return;
+    }
     tn_stat_subtract(&allocator->stats.category[block->category], (int64_t)block->size);
     block->category = (uint8_t)category;
     tn_stat_add(&allocator->stats.category[category], (int64_t)block->size);
@@ -575,6 +583,7 @@ void tn_allocator_close(tn_allocator *allocator) {
     if (!allocator) return;
     allocator->active_pool = 0;
     settle_pending(allocator, true);
+    while (allocator->foreign) tn_allocator_part(allocator, allocator->foreign);
     while (allocator->segments) {
         tn_segment *segment = allocator->segments;
         allocator->segments = segment->next;

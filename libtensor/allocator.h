@@ -44,6 +44,12 @@ tn_status tn_allocator_pool_begin(tn_allocator *allocator, int *id);
 void tn_allocator_pool_end(tn_allocator *allocator);
 void tn_allocator_pool_release(tn_allocator *allocator, int id); /* its cached segments become ordinary */
 
+/* A block over memory that is not the allocator's: counted as foreign and nothing else. Giving it back tells `release`, if one was named,
+ * once the device has finished with it. */
+tn_block *tn_allocator_adopt(tn_allocator *allocator, void *data, size_t bytes, tn_category category, const tn_owner *owner);
+void tn_block_release_to(tn_block *block, void (*release)(void *user), void *user);
+void tn_allocator_part(tn_allocator *allocator, tn_block *block); /* what tn_allocator_give does with such a block */
+
 void *tn_block_data(const tn_block *block);
 size_t tn_block_requested(const tn_block *block);
 tn_category tn_block_category(const tn_block *block);

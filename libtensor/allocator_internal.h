@@ -92,6 +92,7 @@ struct tn_allocator {
     tn_arena *last_arena; /* the one the previous request used */
     tn_block *pending, **pending_end;
     tn_private_pool *private_pools;
+    tn_block *foreign; /* blocks of other libraries' memory; they have no segment */
     int active_pool, last_pool_id;
     uint32_t random;
     tn_host_pool host_pool; /* block and use structs */

@@ -124,6 +124,7 @@ static void for_each_stat(tn_memory_stats *stats, void (*change)(tn_stat *stat))
         for (size_t i = 0; i < sizeof in_pool / sizeof *in_pool; i++) change(in_pool[i]);
     }
     for (int category = 0; category < TN_CATEGORY_COUNT; category++) change(&stats->category[category]);
+    change(&stats->foreign);
 }
 
 static void peak_to_current(tn_stat *stat) { stat->peak = stat->current; }

@@ -46,18 +46,19 @@ static bool named(const char *name, const char *const *names) {
     return false;
 }
 
+static const char *const avx512_cores[] = { "SkylakeX", "Cooperlake", "SapphireRapids", NULL };
+
 /* What OPENBLAS_CORETYPE should be while the library loads; NULL: as the user has it. */
 static const char *core_type(const char *wanted) {
 #if defined(__x86_64__)
-    static const char *const avx512[] = { "SkylakeX", "Cooperlake", "SapphireRapids", NULL };
     static const char *const avx2[] = { "Haswell", "Zen", NULL };
     static const char *const avx[] = { "Sandybridge", NULL };
     static const char *const fma4[] = { "Bulldozer", "Piledriver", "Steamroller", "Excavator", NULL };
     const char *best = has_avx512() ? "SkylakeX" : has_avx2() ? "Haswell" : NULL;
     if (!wanted || !*wanted) return best;
-    if (named(wanted, avx512) && !has_avx512()) return best ? best : "Core2";
+    if (named(wanted, avx512_cores) && !has_avx512()) return best ? best : "Core2";
     /* These two have instructions beyond what was checked. */
-    if (named(wanted, avx512 + 1)) return __builtin_cpu_supports("avx512bf16") ? NULL : best;
+    if (named(wanted, avx512_cores + 1)) return __builtin_cpu_supports("avx512bf16") ? NULL : best;
     if (named(wanted, avx2) && !has_avx2()) return "Core2";
     if (named(wanted, avx) && !__builtin_cpu_supports("avx")) return "Core2";
     if (named(wanted, fma4) && !__builtin_cpu_supports("fma4")) return best ? best : "Core2";
@@ -114,6 +115,7 @@ static void describe(void *library, const char *path) {
     char version[32] = "OpenBLAS";
     const char *text = config ? config() : "";
     if (strncmp(text, "OpenBLAS ", 9) == 0) snprintf(version, sizeof version, "OpenBLAS %.*s", (int)strcspn(text + 9, " "), text + 9);
+    loaded.narrow = core && has_avx512() && !named(core(), avx512_cores);
     snprintf(loaded.description, sizeof loaded.description, "%s %s (%s)", version, core ? core() : "", path);
 }
 

@@ -67,7 +67,8 @@ TN_API void *tn_fail_at(tn_context *cx, tn_status status, const char *op, const 
  * every scope live until tn_release or tn_close. */
 
 TN_API tn_scope *tn_scope_begin(tn_context *cx);
-/* Ends `scope` (and any scope still open inside it). */
+/* Ends `scope` (and any scope still open inside it). After that there is no such scope: ending it once more is the caller's error, and
+ * unlike others is not looked for. */
 TN_API void tn_scope_end(tn_scope *scope);
 /* Moves `t` to the scope around `scope`, so that it can be returned from it; returns t. */
 TN_API tn_tensor *tn_scope_keep(tn_scope *scope, tn_tensor *t);

@@ -65,6 +65,8 @@ struct tn_context {
     int labels_skipped; /* pushed in vain, e.g. while an error stood: their pops must not take others */
 
     tn_rng_state rng;
+    tn_tensor *rng_place; /* added to rng.counter by those who can read it on the device; NULL: nothing is */
+    struct tn_graph *recording;
     bool debug, anomaly;
 
     /* Under whose name allocations are made just now. */
@@ -97,6 +99,8 @@ int64_t tn_shape_numel(const tn_shape *shape);
 /* A new tensor over new storage, or over `like`'s; it belongs to the innermost scope unless `loose`, where the caller
  * holds its one reference. */
 tn_tensor *tn_tensor_new(tn_context *cx, tn_dtype dtype, const tn_shape *shape, bool loose);
+/* A tensor over a block that it takes over, on failure too; `offset` in bytes from the block's first. It belongs to the innermost scope. */
+tn_tensor *tn_tensor_over(tn_context *cx, tn_block *block, tn_dtype dtype, const tn_shape *shape, const int64_t *stride, int64_t offset);
 tn_tensor *tn_tensor_alias_new(tn_tensor *like, int axes, const int64_t *shape, const int64_t *stride, int64_t offset, bool loose);
 
 static inline tn_tensor *tn_reference(tn_tensor *t) {

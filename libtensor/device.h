@@ -86,6 +86,13 @@ struct tn_device {
 tn_device *tn_device_open_cpu(int threads, char *reason, size_t n_bytes);
 tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t n_bytes);
 tn_device *tn_device_open_cuda(char *reason, size_t n_bytes);
+/* What the kernels ask about the GPU that is used. False where there is none. */
+typedef struct tn_cuda_gpu {
+    tn_cuda_path best;
+    int multiprocessors;
+    size_t shared_bytes;
+} tn_cuda_gpu;
+bool tn_cuda_gpu_find(tn_cuda_gpu *found);
 /* The best path, unless TENON_CUDA_PATH asks for a lesser one. False, with a reason: it asks for what there is not. */
 bool tn_cuda_path_choose(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes);
 

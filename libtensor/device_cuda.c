@@ -7,6 +7,7 @@
 
 #include "cuda_primitives.h"
 #include "device.h"
+#include "device_cuda.h"
 #include "gemm_cuda.h"
 #include "host_memory.h"
 
@@ -29,6 +30,7 @@ typedef struct tn_cuda_device {
 } tn_cuda_device;
 
 static tn_cuda_device *cuda_of(tn_device *device) { return (tn_cuda_device *)device; }
+int tn_cuda_ordinal(tn_device *device) { return cuda_of(device)->ordinal; }
 
 tn_status tn_cuda_said(tn_device *device, int cuda_error, const char *call) {
     cudaError_t error = (cudaError_t)cuda_error;
@@ -293,6 +295,15 @@ static void find_gpu(void) {
              gpu.properties.name, gpu.properties.major, gpu.properties.minor);
 }
 
+bool tn_cuda_gpu_find(tn_cuda_gpu *found) {
+    pthread_once(&gpu.once, find_gpu);
+    if (gpu.ordinal < 0) return false;
+    *found = (tn_cuda_gpu){ .best = gpu.properties.major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE,
+                            .multiprocessors = gpu.properties.multiProcessorCount,
+                            .shared_bytes = gpu.properties.sharedMemPerBlockOptin };
+    return true;
+}
+
 static tn_status acquire(tn_cuda_device *cuda) {
     tn_device *device = &cuda->base;
     tn_stream first;
@@ -301,14 +312,14 @@ static tn_status acquire(tn_cuda_device *cuda) {
 }
 
 tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
-    pthread_once(&gpu.once, find_gpu);
-    if (gpu.ordinal < 0) {
+    tn_cuda_gpu found;
+    if (!tn_cuda_gpu_find(&found)) {
         snprintf(reason, n_bytes, "%s", gpu.reason);
         return NULL;
     }
     const struct cudaDeviceProp *properties = &gpu.properties;
     tn_cuda_path path;
-    if (!tn_cuda_path_choose(properties->major == 9 ? TN_CUDA_HOPPER : TN_CUDA_BASE, &path, reason, n_bytes)) return NULL;
+    if (!tn_cuda_path_choose(found.best, &path, reason, n_bytes)) return NULL;
     tn_cuda_device *cuda = tn_host_calloc(sizeof *cuda);
     if (!cuda) {
         snprintf(reason, n_bytes, "the host has no memory left");
@@ -319,8 +330,8 @@ tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
                               .name = "cuda",
                               .threads = 1,
                               .cuda_path = path,
-                              .multiprocessors = properties->multiProcessorCount,
-                              .shared_bytes = properties->sharedMemPerBlockOptin };
+                              .multiprocessors = found.multiprocessors,
+                              .shared_bytes = found.shared_bytes };
     cuda->ordinal = gpu.ordinal;
     snprintf(cuda->base.detail, sizeof cuda->base.detail, "%.96s, %d multiprocessors, %.0f GiB", properties->name,
              properties->multiProcessorCount, (double)properties->totalGlobalMem / (double)(1 << 30));

@@ -11,9 +11,8 @@
 #define LAST_ADDRESS (UINT64_C(1) << 53)
 #define ALIGNMENT (UINT64_C(2) << 20)
 
-/* The GPU that a dry run as on CUDA imitates: an H100 or H200. */
-#define H100_MULTIPROCESSORS 132
-#define H100_SHARED_BYTES ((size_t)227 << 10)
+/* The GPU that a dry run as on CUDA imitates where there is none: an H100 or H200. */
+static const tn_cuda_gpu h100 = { .best = TN_CUDA_HOPPER, .multiprocessors = 132, .shared_bytes = (size_t)227 << 10 };
 
 typedef struct dry_device {
     tn_device base;
@@ -164,12 +163,14 @@ tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t 
     dry->base.threads = 1;
     dry->next_address = FIRST_ADDRESS;
     if (imitated == TN_DEVICE_CUDA) {
-        if (!tn_cuda_path_choose(TN_CUDA_HOPPER, &dry->base.cuda_path, reason, n_bytes)) {
+        tn_cuda_gpu gpu;
+        if (!tn_cuda_gpu_find(&gpu)) gpu = h100;
+        if (!tn_cuda_path_choose(gpu.best, &dry->base.cuda_path, reason, n_bytes)) {
             tn_host_free(dry);
             return NULL;
         }
-        dry->base.multiprocessors = H100_MULTIPROCESSORS;
-        dry->base.shared_bytes = H100_SHARED_BYTES;
+        dry->base.multiprocessors = gpu.multiprocessors;
+        dry->base.shared_bytes = gpu.shared_bytes;
     }
     snprintf(dry->base.detail, sizeof dry->base.detail, "records memory as on %s, computes nothing",
              imitated == TN_DEVICE_CUDA ? "cuda" : "cpu");

@@ -44,6 +44,7 @@ typedef struct tn_pool_stats {
 typedef struct tn_memory_stats {
     tn_pool_stats all, small_pool, large_pool;
     tn_stat category[TN_CATEGORY_COUNT]; /* allocated bytes of each category */
+    tn_stat foreign;                     /* bytes of other libraries' memory (see dlpack.h): not ours, so in none of the others */
     int64_t n_retries;                   /* allocations that had to release the cache first */
     int64_t n_out_of_memory;
     size_t limit; /* 0: none */

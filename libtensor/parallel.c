@@ -4,6 +4,9 @@
 #include <omp.h>
 #endif
 
+/* Of the loops here alone: in a parallel region of the caller's own each thread is the first and only one of its loops. */
+static _Thread_local int own_index;
+
 static void run_chunks(int64_t first, int64_t last, int64_t n, int64_t grain, tn_range_body body, void *user) {
     for (int64_t chunk = first; chunk < last; chunk++) {
         int64_t begin = chunk * grain;
@@ -27,7 +30,9 @@ void tn_parallel_for(int64_t n, int64_t grain, tn_range_body body, void *user, i
             int64_t size = omp_get_num_threads(), at = omp_get_thread_num();
             int64_t share = chunks / size, more = chunks % size;
             int64_t first = at * share + (at < more ? at : more);
+            own_index = (int)at;
             run_chunks(first, first + share + (at < more), n, grain, body, user);
+            own_index = 0;
         }
         return;
     }
@@ -60,10 +65,4 @@ bool tn_parallel_inside(void) {
 #endif
 }
 
-int tn_parallel_index(void) {
-#ifdef _OPENMP
-    return omp_in_parallel() ? omp_get_thread_num() : 0;
-#else
-    return 0;
-#endif
-}
+int tn_parallel_index(void) { return own_index; }

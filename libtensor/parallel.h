@@ -28,7 +28,7 @@ int tn_parallel_threads(void);
 /* True on every thread that runs a part of a parallel loop shared by several. */
 bool tn_parallel_inside(void);
 
-/* The calling thread's place in the parallel loop it runs in, from 0; 0 outside. */
+/* The calling thread's place in the tn_parallel_for it runs in, from 0; 0 outside, in a parallel region of the caller's own too. */
 int tn_parallel_index(void);
 
 #endif

@@ -1,21 +1,16 @@
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "context_internal.h"
+#include "file_map.h"
 #include "host_memory.h"
 #include "safetensors_format.h"
 
 struct tn_file {
     tn_context *cx;
     char *path;
-    unsigned char *map;
-    size_t map_bytes;
+    tn_file_map map;
     const unsigned char *data; /* after the header */
     uint64_t data_bytes;
     json_t *header;         /* owns the names and the metadata's texts */
@@ -32,39 +27,23 @@ struct tn_file {
 
 /* ---- the file ---- */
 
-static bool map_descriptor(tn_file *file, int descriptor) {
-    struct stat info;
-    if (fstat(descriptor, &info) != 0) return FAIL(file, TN_ERR_IO, "%s: %s", file->path, strerror(errno));
-    if (!S_ISREG(info.st_mode)) return FAIL(file, TN_ERR_IO, "%s: not a regular file", file->path);
-    if (info.st_size < TN_HEADER_LENGTH_BYTES)
-        return FAIL(file, TN_ERR_FORMAT, "%s: %lld bytes is too short for a safetensors file", file->path, (long long)info.st_size);
-    void *map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (map == MAP_FAILED) return FAIL(file, TN_ERR_IO, "%s: mmap: %s", file->path, strerror(errno));
-    file->map = map;
-    file->map_bytes = (size_t)info.st_size;
-    return true;
-}
-
 static bool map_file(tn_file *file) {
-    /* Not blocking, so that a FIFO is refused rather than waited for. */
-    int descriptor = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) return FAIL(file, TN_ERR_IO, "%s: %s", file->path, strerror(errno));
-    bool mapped = map_descriptor(file, descriptor);
-    close(descriptor);
-    return mapped;
+    if (!tn_file_map_open(file->cx, "tn_file_open", file->path, &file->map)) return false;
+    if (file->map.n_bytes >= TN_HEADER_LENGTH_BYTES) return true;
+    return FAIL(file, TN_ERR_FORMAT, "%s: %zu bytes is too short for a safetensors file", file->path, file->map.n_bytes);
 }
 
 static bool parse_header(tn_file *file) {
     uint64_t length;
-    memcpy(&length, file->map, sizeof length);
-    uint64_t rest = file->map_bytes - TN_HEADER_LENGTH_BYTES;
+    memcpy(&length, file->map.bytes, sizeof length);
+    uint64_t rest = file->map.n_bytes - TN_HEADER_LENGTH_BYTES;
     if (length > TN_HEADER_CAP_BYTES)
         return FAIL(file, TN_ERR_FORMAT, "%s: header length %llu is over the cap of %llu bytes", file->path, (unsigned long long)length,
                     (unsigned long long)TN_HEADER_CAP_BYTES);
     if (length > rest)
         return FAIL(file, TN_ERR_FORMAT, "%s: truncated: header length %llu, but only %llu bytes follow", file->path,
                     (unsigned long long)length, (unsigned long long)rest);
-    const char *text = (const char *)file->map + TN_HEADER_LENGTH_BYTES;
+    const char *text = (const char *)file->map.bytes + TN_HEADER_LENGTH_BYTES;
     if (length == 0 || text[0] != '{') return FAIL(file, TN_ERR_FORMAT, "%s: the header does not begin with '{'", file->path);
 
     json_error_t error;
@@ -74,7 +53,7 @@ static bool parse_header(tn_file *file) {
         return FAIL(file, no_memory ? TN_ERR_HOST_MEMORY : TN_ERR_FORMAT, "%s: header is not valid JSON: %s (byte %d)", file->path,
                     tn_show(error.text).text, error.position);
     }
-    file->data = file->map + TN_HEADER_LENGTH_BYTES + length;
+    file->data = file->map.bytes + TN_HEADER_LENGTH_BYTES + length;
     file->data_bytes = rest - length;
     return true;
 }
@@ -246,7 +225,7 @@ tn_file *tn_file_open(tn_context *cx, const char *path) {
 
 void tn_file_close(tn_file *file) {
     if (!file) return;
-    if (file->map) munmap(file->map, file->map_bytes);
+    tn_file_map_close(&file->map);
     json_decref(file->header);
     tn_host_free(file->entries);
     tn_host_free(file->by_name);

@@ -1,17 +1,11 @@
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "context_internal.h"
+#include "file_write.h"
 #include "host_memory.h"
 #include "safetensors_format.h"
-
-#define CHUNK_BYTES ((size_t)4 << 20)
 
 /* The place of each dtype in a file: widest first, so that every tensor is aligned, and equal widths as other writers have them. */
 static const int dtype_place[TN_DTYPE_COUNT] = {
@@ -28,12 +22,9 @@ typedef struct writer {
     json_t *json;
     unsigned char *header; /* with its length before it and its padding behind */
     size_t header_bytes;
-    char *temporary, *directory; /* paths */
-    int descriptor;              /* of the temporary file; -1: there is none */
 } writer;
 
 #define FAIL(w, status, ...) tn_fail((w)->cx, (status), "tn_file_save", __VA_ARGS__)
-#define FAIL_SYSTEM(w, what) FAIL(w, TN_ERR_IO, "%s: %s: %s", (w)->path, what, strerror(errno))
 
 /* ---- what to write ---- */
 
@@ -143,103 +134,12 @@ static bool make_header(writer *w) {
 
 /* ---- the file ---- */
 
-static bool write_bytes(writer *w, const unsigned char *bytes, size_t n_bytes) {
-    while (n_bytes > 0) {
-        ssize_t written = write(w->descriptor, bytes, n_bytes);
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0) return FAIL_SYSTEM(w, "write");
-        bytes += written;
-        n_bytes -= (size_t)written;
-    }
-    return true;
-}
-
-static bool write_dense(writer *w, const tn_tensor *t, unsigned char *chunk) {
-    tn_device *device = w->cx->device;
-    size_t n_bytes = tn_bytes(t);
-    for (size_t at = 0; at < n_bytes; at += CHUNK_BYTES) {
-        size_t part = n_bytes - at < CHUNK_BYTES ? n_bytes - at : CHUNK_BYTES;
-        tn_status status = device->interface->copy_to_host(device, chunk, (const char *)t->data + at, part, w->cx->stream);
-        if (status != TN_OK) return TN_FAIL_DEVICE(w->cx, status, "tn_file_save");
-        if (!write_bytes(w, chunk, part)) return false;
-    }
-    return true;
-}
-
-static bool write_strided(writer *w, const tn_named_tensor *tensor) {
-    size_t n_bytes = tn_bytes(tensor->tensor);
-    unsigned char *bytes = tn_host_alloc(n_bytes + 1);
-    if (!bytes) return FAIL(w, TN_ERR_HOST_MEMORY, "%s: no host memory for tensor '%s'", w->path, tn_show(tensor->name).text);
-    bool written = tn_to_data(tensor->tensor, bytes, n_bytes) && write_bytes(w, bytes, n_bytes);
-    tn_host_free(bytes);
-    return written;
-}
-
-static bool write_contents(writer *w) {
-    if (!write_bytes(w, w->header, w->header_bytes)) return false;
-    unsigned char *chunk = tn_host_alloc(CHUNK_BYTES);
-    if (!chunk) return FAIL(w, TN_ERR_HOST_MEMORY, "%s: no host memory to write through", w->path);
-    bool written = true;
-    for (int64_t i = 0; written && i < w->n_tensors; i++) {
-        const tn_tensor *t = w->tensors[i]->tensor;
-        written = tn_is_contiguous(t) ? write_dense(w, t, chunk) : write_strided(w, w->tensors[i]);
-    }
-    tn_host_free(chunk);
-    return written;
-}
-
-static bool make_paths(writer *w) {
-    size_t length = strlen(w->path), room = length + 48;
-    w->temporary = tn_host_alloc(room);
-    w->directory = tn_host_strdup(w->path);
-    if (!w->temporary || !w->directory) return FAIL(w, TN_ERR_HOST_MEMORY, "%s: no host memory for its path", w->path);
-    char *slash = strrchr(w->directory, '/');
-    if (slash) slash[slash == w->directory] = '\0';
-    else strcpy(w->directory, ".");
-    return true;
-}
-
-static bool open_temporary(writer *w) {
-    static atomic_uint counter;
-    struct stat info;
-    /* Renaming over a device or a pipe would replace it. */
-    if (stat(w->path, &info) == 0 && !S_ISREG(info.st_mode)) return FAIL(w, TN_ERR_IO, "%s: exists and is not a regular file", w->path);
-    for (int attempt = 0; attempt < 100; attempt++) {
-        snprintf(w->temporary, strlen(w->path) + 48, "%s.tmp.%ld.%u", w->path, (long)getpid(), atomic_fetch_add(&counter, 1u));
-        w->descriptor = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (w->descriptor >= 0) return true;
-        if (errno != EEXIST) break;
-    }
-    return FAIL_SYSTEM(w, "a temporary file beside it can't be made");
-}
-
-/* After this the new name is on the disk too. A file system that can't do that for directories is not an error. */
-static bool sync_directory(writer *w) {
-    int directory = open(w->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0) return true;
-    bool failed = fsync(directory) != 0 && errno != EINVAL && errno != ENOTSUP;
-    int error = errno;
-    close(directory);
-    errno = error;
-    return !failed || FAIL_SYSTEM(w, "written, but fsync of its directory failed");
-}
-
-static bool close_temporary(writer *w) {
-    int descriptor = w->descriptor;
-    w->descriptor = -1;
-    return close(descriptor) == 0 || FAIL_SYSTEM(w, "close");
-}
-
 static bool write_file(writer *w) {
-    if (!make_paths(w) || !open_temporary(w)) return false;
-    bool written = write_contents(w) && (fsync(w->descriptor) == 0 || FAIL_SYSTEM(w, "fsync"));
-    written = written && close_temporary(w) && (rename(w->temporary, w->path) == 0 || FAIL_SYSTEM(w, "rename"));
-    if (!written) {
-        if (w->descriptor >= 0) close(w->descriptor);
-        unlink(w->temporary);
-        return false;
-    }
-    return sync_directory(w);
+    tn_file_writer file;
+    bool written = tn_file_writer_begin(&file, w->cx, "tn_file_save", w->path) && tn_file_writer_bytes(&file, w->header, w->header_bytes);
+    for (int64_t i = 0; written && i < w->n_tensors; i++)
+        written = tn_file_writer_tensor(&file, w->tensors[i]->tensor, w->tensors[i]->name);
+    return tn_file_writer_finish(&file, written);
 }
 
 static bool save(writer *w, const tn_named_tensor *tensors, const tn_named_text *metadata) {
@@ -256,12 +156,10 @@ bool tn_file_save(tn_context *cx, const char *path, const tn_named_tensor *tenso
     if (n_tensors < 0 || n_metadata < 0 || (n_tensors && !tensors) || (n_metadata && !metadata))
         return tn_fail(cx, TN_ERR_ARGUMENT, "tn_file_save", "%s: a negative count, or NULL for a list that is not empty", path);
     if (cx->device->dry_run) return tn_fail(cx, TN_ERR_UNSUPPORTED, "tn_file_save", "%s: a dry run has no data to write", path);
-    writer w = { .cx = cx, .path = path, .n_tensors = n_tensors, .n_metadata = n_metadata, .descriptor = -1 };
+    writer w = { .cx = cx, .path = path, .n_tensors = n_tensors, .n_metadata = n_metadata };
     bool saved = save(&w, tensors, metadata);
     json_decref(w.json);
     tn_host_free(w.header);
-    tn_host_free(w.temporary);
-    tn_host_free(w.directory);
     tn_host_free(w.tensors);
     tn_host_free(w.metadata);
     return saved;

@@ -5,6 +5,7 @@
 
 #include "bf16.h"
 #include "context_internal.h"
+#include "graph.h"
 
 /* ---- dtypes ---- */
 
@@ -170,6 +171,27 @@ tn_tensor *tn_tensor_new(tn_context *cx, tn_dtype dtype, const tn_shape *shape, 
     return &t->pub;
 }
 
+tn_tensor *tn_tensor_over(tn_context *cx, tn_block *block, tn_dtype dtype, const tn_shape *shape, const int64_t *stride, int64_t offset) {
+    tn_storage *storage = tn_host_pool_take(&cx->pool, sizeof *storage);
+    if (!storage) {
+        tn_fail(cx, TN_ERR_HOST_MEMORY, tn_block_owner(block)->op, "the host has no memory left");
+        tn_allocator_give(cx->allocator, block);
+        return NULL;
+    }
+    *storage = (tn_storage){ .block = block, .references = 1 };
+    tn_impl *t = new_impl(cx, storage, false);
+    if (!t) return NULL;
+    t->pub.data = (char *)tn_block_data(block) + offset;
+    t->pub.dtype = dtype;
+    t->pub.axes = shape->axes;
+    t->pub.numel = tn_shape_numel(shape);
+    for (int i = 0; i < shape->axes; i++) {
+        t->pub.shape[i] = shape->size[i];
+        t->pub.stride[i] = stride[i];
+    }
+    return &t->pub;
+}
+
 tn_tensor *tn_tensor_alias_new(tn_tensor *like, int axes, const int64_t *shape, const int64_t *stride, int64_t offset, bool loose) {
     tn_context *cx = like->cx;
     if (!tn_ready(cx)) return NULL;
@@ -321,6 +343,13 @@ tn_tensor *tn_dense_copy(tn_tensor *t, tn_dtype dtype) {
 tn_rng_state tn_rng_get(const tn_context *cx) { return cx ? cx->rng : (tn_rng_state){ 0, 0 }; }
 void tn_rng_set(tn_context *cx, tn_rng_state state) {
     if (cx) cx->rng = state;
+}
+
+void tn_rng_from(tn_context *cx, tn_tensor *place) {
+    if (!cx) return;
+    bool fine = !place || (place->cx == cx && place->dtype == TN_I64 && place->numel == 1);
+    if (!fine) tn_fail(cx, TN_ERR_ARGUMENT, "tn_rng_from", "wanted an i64 scalar of this context");
+    cx->rng_place = fine ? place : NULL;
 }
 
 /* Fills t with fresh draws; every element takes one draw, so the stream moves on by numel. */
