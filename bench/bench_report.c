@@ -21,14 +21,25 @@ void bench_print_heading(FILE *stream, const bench_run *run) {
             run->copy_bytes_per_s * 1e-9);
 }
 
+const bench_peer_row *bench_best_peer(const bench_rows *rows, int row, int column) {
+    const bench_peer_row *best = NULL;
+    for (int i = 0; i < rows->n_peers; i++) {
+        const bench_peer_row *peer = &rows->peers[i];
+        if (peer->row != row || peer->column != column || peer->result.status != BENCH_OK) continue;
+        if (!best || peer->result.median < best->result.median) best = peer;
+    }
+    return best;
+}
+
 /* ---- a grid of texts: columns as wide as they need be, some of them in groups under one title ---- */
 
 #define CELL_BYTES 64
 #define MAX_CELLS (2 + 4 * BENCH_MAX_COLUMNS)
+#define MAX_GRID_ROWS (1 + BENCH_MAX_ROWS * BENCH_MAX_COLUMNS)
 
 typedef struct text_grid {
-    char cell[BENCH_MAX_ROWS + 1][MAX_CELLS][CELL_BYTES]; /* the first row holds the columns' names */
-    const char *title[MAX_CELLS];                         /* of the group that begins here; NULL: none does */
+    char cell[MAX_GRID_ROWS][MAX_CELLS][CELL_BYTES]; /* the first row holds the columns' names */
+    const char *title[MAX_CELLS];                    /* of the group that begins here; NULL: none does */
     size_t width[MAX_CELLS];
     int n_rows, n_cells;
 } text_grid;
@@ -148,6 +159,67 @@ static void write_row(text_grid *grid, const bench_rows *rows, int row, bool tim
     for (int c = 0; !bench_is_memory(rows->choice.kind) && c < rows->n_columns; c++) write_spread(cell[at++], &results[c]);
 }
 
+/* ---- beside peers: a line for each row of each column that has any ---- */
+
+#define MAX_PROVIDERS 8
+
+static int providers_of(const bench_rows *rows, const char *names[MAX_PROVIDERS]) {
+    int n = 0;
+    for (int i = 0; i < rows->n_peers; i++) {
+        int p = 0;
+        while (p < n && strcmp(names[p], rows->peers[i].provider) != 0) p++;
+        if (p == n && n < MAX_PROVIDERS) names[n++] = rows->peers[i].provider;
+    }
+    return n;
+}
+
+static const bench_peer_row *peer_of(const bench_rows *rows, int row, int column, const char *provider) {
+    for (int i = 0; i < rows->n_peers; i++)
+        if (rows->peers[i].row == row && rows->peers[i].column == column && strcmp(rows->peers[i].provider, provider) == 0)
+            return &rows->peers[i];
+    return NULL;
+}
+
+static void write_peers_line(const bench_rows *rows, int row, int column, const char *const *providers, int n, char (*cell)[CELL_BYTES]) {
+    const bench_result *own = &rows->results[row * rows->n_columns + column];
+    const bench_peer_row *best = bench_best_peer(rows, row, column);
+    int at = 0;
+    snprintf(cell[at++], CELL_BYTES, "%d", row);
+    snprintf(cell[at++], CELL_BYTES, "%" PRId64, rows->n[row]);
+    snprintf(cell[at++], CELL_BYTES, "%s", rows->columns[column]->name);
+    write_median(cell[at++], own);
+    for (int p = 0; p < n; p++) {
+        const bench_peer_row *peer = peer_of(rows, row, column, providers[p]);
+        if (peer) write_median(cell[at], &peer->result);
+        at++;
+    }
+    if (best && own->status == BENCH_OK && own->median > 0) {
+        snprintf(cell[at], CELL_BYTES, "%.2f", best->result.median / own->median);
+        snprintf(cell[at + 1], CELL_BYTES, "%s", best->provider);
+    }
+}
+
+static void print_peers(FILE *stream, const bench_rows *rows) {
+    static text_grid grid;
+    const char *providers[MAX_PROVIDERS], *heads[] = { "", "n", "column", "tenon" };
+    int n = providers_of(rows, providers);
+    if (n == 0) return;
+    memset(&grid, 0, sizeof grid);
+    grid.n_rows = 1;
+    for (int i = 0; i < TN_COUNT(heads); i++) snprintf(grid.cell[0][i], CELL_BYTES, "%s", heads[i]);
+    for (int p = 0; p < n; p++) snprintf(grid.cell[0][TN_COUNT(heads) + p], CELL_BYTES, "%s", providers[p]);
+    grid.n_cells = TN_COUNT(heads) + n;
+    add_group(&grid, "best/tenon", 2);
+    for (int row = 0; row < rows->n_rows; row++)
+        for (int c = 0; c < rows->n_columns; c++) {
+            bool any = false;
+            for (int p = 0; p < n; p++) any = any || peer_of(rows, row, c, providers[p]);
+            if (any) write_peers_line(rows, row, c, providers, n, grid.cell[grid.n_rows++]);
+        }
+    fprintf(stream, "beside its peers (%s):\n", bench_unit(rows->choice.kind));
+    print_grid(stream, &grid);
+}
+
 void bench_print_rows(FILE *stream, const bench_rows *rows) {
     static text_grid grid;
     bool timed = !bench_is_memory(rows->choice.kind) && rows->choice.kind != BENCH_HOST, one_floor = same_floors(rows);
@@ -157,23 +229,27 @@ void bench_print_rows(FILE *stream, const bench_rows *rows) {
     for (int row = 0; row < rows->n_rows; row++) write_row(&grid, rows, row, timed, one_floor);
     fprintf(stream, "\n%s (%s):\n", rows->choice.name, bench_unit(rows->choice.kind));
     print_grid(stream, &grid);
+    print_peers(stream, rows);
     fflush(stream);
 }
 
 /* ---- CSV ---- */
 
 void bench_csv_heading(FILE *stream) {
-    fprintf(stream, "table,n,column,status,unit,median,p20,p80,repeats,floor_bytes,floor_ms,share,flops,tflops\n");
+    fprintf(stream, "table,n,column,provider,status,unit,median,p20,p80,repeats,floor_bytes,floor_ms,share,flops,tflops\n");
+}
+
+static void csv_row(FILE *stream, const bench_rows *rows, int row, int column, const char *provider, const bench_result *result) {
+    fprintf(stream, "%s,%" PRId64 ",%s,%s,%s,%s,", rows->choice.name, rows->n[row], rows->columns[column]->name, provider,
+            bench_status_name(result->status), bench_unit(rows->choice.kind));
+    fprintf(stream, "%.9g,%.9g,%.9g,%d,%" PRId64 ",%.9g,%.6g,%.9g,%.6g\n", result->median, result->p20, result->p80, result->repeats,
+            result->floor_bytes, result->floor_ms, result->share, result->flops, result->tflops);
 }
 
 void bench_csv_rows(FILE *stream, const bench_rows *rows) {
     for (int row = 0; row < rows->n_rows; row++)
-        for (int c = 0; c < rows->n_columns; c++) {
-            const bench_result *result = &rows->results[row * rows->n_columns + c];
-            fprintf(stream, "%s,%" PRId64 ",%s,%s,%s,", rows->choice.name, rows->n[row], rows->columns[c]->name,
-                    bench_status_name(result->status), bench_unit(rows->choice.kind));
-            fprintf(stream, "%.9g,%.9g,%.9g,%d,%" PRId64 ",%.9g,%.6g,%.9g,%.6g\n", result->median, result->p20, result->p80,
-                    result->repeats, result->floor_bytes, result->floor_ms, result->share, result->flops, result->tflops);
-        }
+        for (int c = 0; c < rows->n_columns; c++) csv_row(stream, rows, row, c, "tenon", &rows->results[row * rows->n_columns + c]);
+    for (int i = 0; i < rows->n_peers; i++)
+        csv_row(stream, rows, rows->peers[i].row, rows->peers[i].column, rows->peers[i].provider, &rows->peers[i].result);
     fflush(stream);
 }

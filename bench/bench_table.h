@@ -123,8 +123,8 @@ typedef struct bench_table_list {
 } bench_table_list;
 
 extern const bench_table_list bench_copy_tables, bench_gemm_tables, bench_elementwise_tables, bench_softmax_tables, bench_norm_tables,
-    bench_loss_tables, bench_reduce_tables, bench_optim_tables, bench_lrpe_tables, bench_md_lrpe_tables, bench_flao_tables, bench_fal_tables,
-    bench_causal_tables, bench_attention_tables, bench_host_tables;
+    bench_loss_tables, bench_reduce_tables, bench_optim_tables, bench_lrpe_tables, bench_md_lrpe_tables, bench_flao_tables,
+    bench_fal_tables, bench_causal_tables, bench_attention_tables, bench_host_tables;
 
 /* One table as it is run: its kind and dtype chosen. */
 typedef struct bench_choice {
@@ -133,6 +133,9 @@ typedef struct bench_choice {
     tn_dtype dtype;
     char name[BENCH_NAME_BYTES];
 } bench_choice;
+
+/* "speed-fwd", ... */
+const char *bench_kind_name(bench_kind kind);
 
 /* Every table there is, in order: kinds x dtypes (only `dtype` where it is not NULL). NULL without host memory; freed by the caller. */
 bench_choice *bench_list_tables(const tn_dtype *dtype, int *n_choices);

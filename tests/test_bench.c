@@ -1,0 +1,186 @@
+/* tenon-bench as a user runs it: the tables' names, a small run, its files, stored runs, and what it says without peers. */
+#include "harness.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BENCH TN_TEST_BUILD "/bench/tenon-bench"
+#define NAMES TN_TEST_SOURCES "/tests/bench_table_names.txt"
+#define SMALL "'softmax-*-fwd-d1024-bf16' --device cpu --n 4,8 --quick"
+
+static char folder[64];
+
+static int make_folder(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/tenon-bench-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+    char command[128];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command);
+}
+
+/* Runs the program through a shell in the case's folder; its exit code. */
+static int run(const char *arguments) {
+    char command[1024];
+    snprintf(command, sizeof command, "cd '%s' && '%s' %s >stdout 2>stderr </dev/null", folder, BENCH, arguments);
+    int code = system(command);
+    return WIFEXITED(code) ? WEXITSTATUS(code) : -1;
+}
+
+/* The text of a file in the case's folder, or of one elsewhere; for free(). */
+static char *text_of(const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, name[0] == '/' ? "%s%s" : "%s/%s", name[0] == '/' ? "" : folder, name);
+    FILE *stream = fopen(path, "rb");
+    TN_TEST_WANT(stream, "there is no %s", path);
+    char *text = NULL;
+    size_t room = 0;
+    if (getdelim(&text, &room, '\0', stream) < 0 && text) text[0] = '\0';
+    fclose(stream);
+    return text;
+}
+
+static bool says(const char *name, const char *words) {
+    char *text = text_of(name);
+    bool found = strstr(text, words) != NULL;
+    free(text);
+    return found;
+}
+
+static void want_run(const char *arguments, int wanted) {
+    int code = run(arguments);
+    char *said = text_of("stderr");
+    TN_TEST_WANT(code == wanted, "tenon-bench %s: exit code %d, wanted %d; it said: %s", arguments, code, wanted, said);
+    free(said);
+}
+
+static void test_names(void **state) {
+    (void)state;
+    want_run("--list", 0);
+    char *wanted = text_of(NAMES), *got = text_of("stdout");
+    for (char *a = wanted, *b = got; *a || *b;) {
+        size_t n = strcspn(a, "\n"), m = strcspn(b, "\n");
+        TN_TEST_WANT(n == m && strncmp(a, b, n) == 0, "--list names '%.*s' where tests/bench_table_names.txt has '%.*s'", (int)m, b, (int)n,
+                     a);
+        a += n + (a[n] == '\n');
+        b += m + (b[m] == '\n');
+    }
+    free(wanted);
+    free(got);
+}
+
+static void test_files(void **state) {
+    (void)state;
+    want_run(SMALL " --json run.json --csv run.csv --html run.html", 0);
+    TN_TEST_WANT(says("stdout", "softmax-speed-fwd-d1024-bf16 (ms):") && says("stdout", "% of floor"), "no table on standard output");
+    TN_TEST_WANT(says("run.csv", "softmax-memory-fwd-d1024-bf16,8,softmax,tenon,ok,MiB,"), "no such row in the CSV");
+    TN_TEST_WANT(says("run.html", "<svg") && says("run.html", "prefers-color-scheme:dark") && says("run.html", "</html>"), "no whole page");
+    TN_TEST_WANT(!says("run.html", "http://") && !says("run.html", "https://"), "the page wants something from elsewhere");
+
+    char path[128];
+    snprintf(path, sizeof path, "%s/run.json", folder);
+    json_t *run = json_load_file(path, 0, NULL), *tables = json_object_get(run, "tables");
+    TN_TEST_WANT(json_array_size(tables) == 2, "%zu tables in the JSON, wanted 2", json_array_size(tables));
+    TN_TEST_WANT(json_number_value(json_object_get(run, "copy_gb_per_s")) > 0, "no plain copy in the JSON");
+    TN_TEST_WANT(json_is_string(json_object_get(run, "commit")) && json_object_get(json_object_get(run, "machine"), "device"),
+                 "no commit or device in the JSON");
+    const json_t *row = json_array_get(json_object_get(json_array_get(tables, 0), "rows"), 1);
+    double low = json_number_value(json_object_get(row, "p20")), median = json_number_value(json_object_get(row, "median"));
+    TN_TEST_WANT(low > 0 && low <= median && median <= json_number_value(json_object_get(row, "p80")), "median %g, p20 %g", median, low);
+    json_decref(run);
+}
+
+static void test_stored(void **state) {
+    (void)state;
+    want_run(SMALL " --json a.json", 0);
+    want_run("'host' --device cpu --n 64 --json b.json", 0);
+    want_run("--stored a.json --stored b.json --json both.json --html both.html", 0);
+    TN_TEST_WANT(says("both.json", "softmax-speed-fwd-d1024-bf16") && says("both.json", "\"host\""),
+                 "a run's tables are missing from both");
+    TN_TEST_WANT(says("both.html", "f-softmax") && says("both.html", "f-host"), "a run's tables are missing from the page");
+    want_run("--stored absent.json --html c.html", 2);
+    TN_TEST_WANT(says("stderr", "absent.json"), "the file is not named");
+}
+
+/* A stored figure far from what is measured is told, one row by name; memory does not move. */
+static void test_verify(void **state) {
+    char path[128];
+    (void)state;
+    want_run("'softmax-memory-fwd-d1024-bf16' --device cpu --n 4,8 --json run.json", 0);
+    want_run("--verify run.json 'softmax-memory-fwd-d1024-bf16' --device cpu", 0);
+    TN_TEST_WANT(says("stdout", "0 of 2 rows moved"), "memory moved");
+
+    snprintf(path, sizeof path, "%s/run.json", folder);
+    json_t *run = json_load_file(path, 0, NULL);
+    json_t *row = json_array_get(json_object_get(json_array_get(json_object_get(run, "tables"), 0), "rows"), 1);
+    const char *figures[] = { "median", "p20", "p80" };
+    for (int i = 0; i < 3; i++) json_object_set_new(row, figures[i], json_real(1000));
+    TN_TEST_WANT(json_dump_file(run, path, 0) == 0, "can't write %s", path);
+    json_decref(run);
+    want_run("--verify run.json --device cpu", 1);
+    TN_TEST_WANT(says("stdout", "softmax-memory-fwd-d1024-bf16  n 8  softmax  1000 -> ") && says("stdout", "1 of 2 rows moved"),
+                 "the row that moved is not named");
+}
+
+static void test_no_peers(void **state) {
+    (void)state;
+    want_run(SMALL " --peers --peers-folder /nowhere", 0);
+    TN_TEST_WANT(says("stderr", "no peers: ") && says("stderr", "running alone"), "it does not say that it runs alone");
+    TN_TEST_WANT(says("stdout", "softmax-speed-fwd-d1024-bf16 (ms):"), "it does not run alone");
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    want_run("nothing-like-this", 2);
+    want_run("--stored a.json 'softmax-*'", 2);
+    want_run("--verify absent.json", 2);
+    want_run("--n 4,x 'softmax-*'", 2);
+}
+
+/* Runs one of bench/'s scripts; skips where it says that it has nothing to compare. */
+static void want_script(const char *command) {
+    char whole[1024];
+    snprintf(whole, sizeof whole, "cd '%s' && { %s; } >'%s/stdout' 2>&1 </dev/null", TN_TEST_SOURCES, command, folder);
+    int code = system("command -v python3 >/dev/null 2>&1") == 0 ? system(whole) : 77 << 8;
+    char *said = text_of("stdout");
+    code = WIFEXITED(code) ? WEXITSTATUS(code) : -1;
+    if (code == 77) {
+        printf("%s", said);
+        free(said);
+        skip();
+    }
+    TN_TEST_WANT(code == 0, "%s: exit code %d: %s", command, code, said);
+    free(said);
+}
+
+/* The README's table and plot are what the stored run says. */
+static void test_headline(void **state) {
+    (void)state;
+    want_script("test -f bench/results/h100.json || exit 77; python3 bench/headline.py --check");
+}
+
+static void test_instructions(void **state) {
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
+    skip();
+#else
+    want_script("python3 bench/check_instructions.py '" TN_TEST_BUILD "/bench/bench-hot-paths'");
+#endif
+}
+
+#define CASE(function) cmocka_unit_test_setup_teardown(function, make_folder, remove_folder)
+
+static const struct CMUnitTest cases[] = {
+    CASE(test_names),    CASE(test_files),    CASE(test_stored),   CASE(test_verify),
+    CASE(test_no_peers), CASE(test_refusals), CASE(test_headline), CASE(test_instructions),
+};
+
+TN_TEST_MAIN("test_bench", cases)
