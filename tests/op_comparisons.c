@@ -50,6 +50,7 @@ void tn_compare_layout(const run_how *how, const run_results *dense, const char 
 void tn_compare_layouts(run_how *how) {
     static const char *const names[LAYOUT_COUNT] = { "dense", "offset", "padded", "strided", "permuted" };
     char what[128];
+    how->cx = tn_run_open(how); /* to open one for each of some hundred runs takes longer than they do */
     run_results dense = tn_run(how);
     int n_in = tn_sample_inputs_given(how->sample);
     for (int layout = LAYOUT_OFFSET; layout < LAYOUT_COUNT; layout++) {
@@ -67,6 +68,8 @@ void tn_compare_layouts(run_how *how) {
         how->upstream_layout = LAYOUT_DENSE;
     }
     tn_run_free(&dense);
+    tn_close(how->cx);
+    how->cx = NULL;
 }
 
 /* ---- a dry run ---- */

@@ -151,7 +151,7 @@ static run_values read_values(const tn_tensor *t) {
 run_results tn_run(const run_how *how) {
     run_results results = { .backward = false };
     run_call call;
-    tn_context *cx = tn_run_open(how);
+    tn_context *cx = how->cx ? how->cx : tn_run_open(how);
     tn_scope *scope = tn_scope_begin(cx);
     tn_run_forward(cx, how, &call);
     for (int i = 0; i < how->op->n_outputs; i++) results.out[i] = read_values(call.out[i]);
@@ -161,7 +161,7 @@ run_results tn_run(const run_how *how) {
     if (how->debug) tn_memory_check(cx);
     tn_scope_end(scope);
     tn_test_ok(cx);
-    tn_close(cx);
+    if (cx != how->cx) tn_close(cx);
     return results;
 }
 

@@ -19,6 +19,7 @@ typedef enum run_layout {
 typedef struct run_how {
     const tn_op_def *op;
     const tn_sample *sample;
+    tn_context *cx;     /* that all runs share; NULL: each opens one of its own, by these: */
     const char *device; /* NULL: the tests' device */
     int threads;
     bool debug;
@@ -59,7 +60,7 @@ typedef struct run_call {
 void tn_run_forward(tn_context *cx, const run_how *how, run_call *call);
 void tn_run_backward(tn_context *cx, const run_how *how, run_call *call);
 
-/* All of it in a context of its own. */
+/* All of it, in how->cx or a context of its own. */
 run_results tn_run(const run_how *how);
 void tn_run_free(run_results *results);
 

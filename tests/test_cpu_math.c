@@ -266,6 +266,26 @@ static void visit_nested(void *user, int64_t begin, int64_t end) {
     (void)end;
 }
 
+static void note_index(void *user, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) ((int *)user)[i] = tn_parallel_index();
+}
+
+/* Scratch is made for the threads of a loop; threads of the caller's own have loops of their own. */
+static void parallel_index_is_of_the_loop(void **state) {
+    (void)state;
+    enum { CALLERS = 3, N = 8 };
+    int index[CALLERS][N];
+    tn_parallel_for(N, 1, note_index, index[0], 2);
+    for (int i = 0; i < N; i++) assert_in_range(index[0][i], 0, 1);
+    memset(index, -1, sizeof index);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(CALLERS)
+#endif
+    for (int caller = 0; caller < CALLERS; caller++) tn_parallel_for(N, 1, note_index, index[caller], 2);
+    for (int caller = 0; caller < CALLERS; caller++)
+        for (int i = 0; i < N; i++) assert_int_equal(index[caller][i], 0);
+}
+
 static void parallel_loops_cover_everything_once(void **state) {
     (void)state;
     visits *v = test_calloc(8, sizeof *v);
@@ -980,6 +1000,7 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(minima_and_maxima_with_nan),
     cmocka_unit_test(angles_of_products),
     cmocka_unit_test(parallel_loops_cover_everything_once),
+    cmocka_unit_test(parallel_index_is_of_the_loop),
     cmocka_unit_test(philox_known_answers),
     cmocka_unit_test(normal_numbers_have_these_bits),
     cmocka_unit_test(random_numbers_do_not_depend_on_the_cut),

@@ -372,6 +372,135 @@ static void test_lao_refuses_causal(void **unused) {
     tn_close(cx);
 }
 
+/* ---- causal, in the data's own precision: lengths about a chunk, any chunk, decay from none to e^-20 a token ---- */
+
+typedef enum decay_fill { DECAY_NONE, DECAY_MILD, DECAY_STRONG, DECAY_MIXED, DECAY_ZERO } decay_fill;
+
+/* Logarithms [b,n,h] in f64: 0, down to -20, or runs of 0 with a few -20 between. */
+static tn_tensor *decays(tn_context *cx, decay_fill fill, int64_t n) {
+    tn_shape shape = TN_SHAPE(1, n, 2);
+    if (fill == DECAY_NONE) return NULL;
+    if (fill == DECAY_ZERO) return tn_zeros(cx, TN_F64, shape);
+    if (fill == DECAY_MILD) return tn_rand(cx, TN_F64, shape, -0.1, 0);
+    if (fill == DECAY_STRONG) return tn_rand(cx, TN_F64, shape, -20, -10);
+    tn_tensor *choice = tn_rand(cx, TN_F64, shape, 0, 1);
+    return tn_where(tn_lt(choice, tn_full(cx, TN_F64, shape, 0.1)), tn_full(cx, TN_F64, shape, -20), tn_zeros(cx, TN_F64, shape));
+}
+
+enum { O, STATE_OUT, GRADIENTS, RESULTS = GRADIENTS + SEQUENCES };
+
+/* The data of a call and what it gives: o, the last state and every gradient. */
+typedef struct causal_case {
+    tn_tensor *x[SEQUENCES], *upstream, *upstream_state; /* f64, of numbers that the dtype can hold; no theta */
+} causal_case;
+
+static causal_case make_causal(tn_context *cx, tn_dtype dtype, int64_t n, int64_t d, decay_fill fill, bool gate) {
+    tn_shape data = TN_SHAPE(1, n, 2, d), state = TN_SHAPE(1, 2, d, d);
+    causal_case w = { .x = { [DECAY] = decays(cx, fill, n), [STATE] = tn_randn(cx, TN_F64, state) } };
+    for (int i = 0; i < (gate ? 4 : 3); i++) w.x[i] = tn_cast(tn_cast(tn_randn(cx, TN_F64, data), dtype), TN_F64);
+    w.upstream = tn_cast(tn_cast(tn_randn(cx, TN_F64, data), dtype), TN_F64);
+    /* Under strong decay the last token is all there is in state_out, and what log_decay's gradient has of it is rounding. */
+    if (fill != DECAY_STRONG) w.upstream_state = tn_cast(tn_cast(tn_randn(cx, TN_F64, state), TN_F32), TN_F64);
+    for (int i = DECAY; i <= STATE; i++)
+        if (w.x[i]) w.x[i] = tn_cast(tn_cast(w.x[i], TN_F32), TN_F64);
+    return w;
+}
+
+static void run_causal(const causal_case *w, tn_dtype dtype, int64_t chunk, double *result[RESULTS], int64_t numel[RESULTS]) {
+    tn_tensor *x[SEQUENCES] = { 0 }, *state_out;
+    for (int i = 0; i < SEQUENCES; i++)
+        if (w->x[i]) x[i] = tn_require_grad(tn_clone(tn_cast(w->x[i], i >= DECAY && dtype == TN_BF16 ? TN_F32 : dtype)), true);
+    tn_tensor *o = tn_linear_attention(x[Q], x[K], x[V],
+                                       TN_LINEAR_ATTENTION(.g = x[G], .log_decay = x[DECAY], .state = x[STATE], .causal = true,
+                                                           .scale = 0.25, .chunk = chunk, .state_out = &state_out));
+    tn_tensor *loss = tn_sum(tn_mul(tn_cast(o, TN_F64), w->upstream));
+    if (w->upstream_state) loss = tn_add(loss, tn_sum(tn_mul(tn_cast(state_out, TN_F64), w->upstream_state)));
+    tn_backward(loss);
+    tn_test_ok(o->cx);
+    const tn_tensor *all[RESULTS] = { o, state_out };
+    for (int i = 0; i < SEQUENCES; i++) all[GRADIENTS + i] = x[i] ? tn_grad(x[i]) : NULL;
+    for (int i = 0; i < RESULTS; i++) {
+        result[i] = all[i] ? tn_test_doubles(all[i]) : NULL;
+        numel[i] = all[i] ? all[i]->numel : 0;
+    }
+}
+
+/* Both precisions against f64; several chunks where asked. */
+static void check_causal(int64_t n, int64_t d, decay_fill fill, bool gate, const int64_t *chunks, int n_chunks) {
+    static const char *const what[RESULTS] = { "o", "state_out", "dq", "dk", "dv", "dg", "dtheta", "dlog_decay", "dstate" };
+    const tn_dtype dtypes[] = { TN_F32, TN_BF16 };
+    for (int i = 0; i < 2; i++) {
+        tn_context *cx = open_context();
+        tn_scope *scope = tn_scope_begin(cx);
+        causal_case w = make_causal(cx, dtypes[i], n, d, fill, gate);
+        double *expected[RESULTS], *got[RESULTS];
+        int64_t numel[RESULTS];
+        run_causal(&w, TN_F64, 0, expected, numel);
+        for (int c = 0; c < n_chunks; c++) {
+            run_causal(&w, dtypes[i], chunks[c], got, numel);
+            for (int r = 0; r < RESULTS; r++) {
+                if (!got[r]) continue;
+                tn_test_note("%s, n %lld, d %lld, decay %d, gate %d, chunk %lld: %s", tn_dtype_name(dtypes[i]), (long long)n, (long long)d,
+                             (int)fill, gate, (long long)chunks[c], what[r]);
+                for (int64_t j = 0; j < numel[r]; j++) TN_TEST_WANT(isfinite(got[r][j]), "number %lld is %g", (long long)j, got[r][j]);
+                tn_test_close(expected[r], got[r], numel[r], dtypes[i] == TN_F32 ? 3e-5 : 2.5e-2, what[r]);
+                free(got[r]);
+            }
+        }
+        for (int r = 0; r < RESULTS; r++) free(expected[r]);
+        tn_scope_end(scope);
+        tn_close(cx);
+    }
+}
+
+static const int64_t own_chunk[] = { 0 };
+
+static void test_lengths_about_a_chunk(void **unused) {
+    (void)unused;
+    const int64_t lengths[] = { 1, 2, 63, 64, 65, 127, 128, 129 };
+    for (int i = 0; i < TN_COUNT(lengths); i++) {
+        check_causal(lengths[i], 128, DECAY_MILD, false, own_chunk, 1);
+        check_causal(lengths[i], 64, DECAY_MILD, true, own_chunk, 1);
+    }
+    check_causal(65, 32, DECAY_NONE, false, own_chunk, 1);
+}
+
+static void test_any_decay(void **unused) {
+    (void)unused;
+    for (int fill = DECAY_NONE; fill <= DECAY_ZERO; fill++) {
+        check_causal(200, 128, (decay_fill)fill, false, own_chunk, 1);
+        check_causal(200, 32, (decay_fill)fill, true, own_chunk, 1);
+    }
+}
+
+static void test_any_chunk_in_every_precision(void **unused) {
+    (void)unused;
+    const int64_t chunks[] = { 1, 16, 64, 100, 1000 };
+    check_causal(150, 128, DECAY_MIXED, false, chunks, TN_COUNT(chunks));
+    check_causal(150, 64, DECAY_MILD, true, chunks, TN_COUNT(chunks));
+}
+
+/* Beside what goes in and comes out nothing is kept for backward, whatever the chunks. */
+static void test_nothing_kept_by_chunk(void **unused) {
+    (void)unused;
+    const int64_t lengths[] = { 64, 640, 640 }, chunks[] = { 0, 0, 16 };
+    for (int i = 0; i < TN_COUNT(lengths); i++) {
+        tn_context *cx = open_context();
+        tn_scope *scope = tn_scope_begin(cx);
+        tn_tensor *x[3], *decay = tn_require_grad(tn_rand(cx, TN_F32, TN_SHAPE(1, lengths[i], 2), -1, 0), true);
+        for (int j = 0; j < 3; j++) x[j] = tn_require_grad(tn_randn(cx, TN_BF16, TN_SHAPE(1, lengths[i], 2, 64)), true);
+        tn_memory_stats before, after;
+        tn_memory_stats_get(cx, &before);
+        tn_tensor *o = tn_linear_attention(x[0], x[1], x[2], TN_LINEAR_ATTENTION(.log_decay = decay, .causal = true, .chunk = chunks[i]));
+        tn_test_ok(cx);
+        tn_memory_stats_get(cx, &after);
+        int64_t kept = after.all.requested.current - before.all.requested.current - o->numel * 2;
+        TN_TEST_WANT(kept == 0, "%lld bytes are kept at n = %lld", (long long)kept, (long long)lengths[i]);
+        tn_scope_end(scope);
+        tn_close(cx);
+    }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_sample_is_the_recurrence),
@@ -381,6 +510,10 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_step_refuses),
         cmocka_unit_test(test_lao_agrees),
         cmocka_unit_test(test_lao_refuses_causal),
+        cmocka_unit_test(test_lengths_about_a_chunk),
+        cmocka_unit_test(test_any_decay),
+        cmocka_unit_test(test_any_chunk_in_every_precision),
+        cmocka_unit_test(test_nothing_kept_by_chunk),
     };
     return tn_test_main("test_linear_attention", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -325,6 +325,37 @@ static void device_memory_running_out_leaves_parameters_alone(void **state) {
     tn_close(cx);
 }
 
+/* A prepared step takes learning rate and step count from the device's memory, and is the step that they say. */
+static void prepared_steps_have_the_same_bits(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        trained plain = start(dtypes[i], RULE_ADAMW, 9, 0), prepared = start(dtypes[i], RULE_ADAMW, 9, 0);
+        for (int step = 0; step < 6; step += 2) { /* with every gradient there */
+            give_gradients(&plain, step);
+            give_gradients(&prepared, step);
+            tn_optimizer_set_lr(plain.opt, LR / (step + 1));
+            tn_optimizer_set_lr(prepared.opt, LR / (step + 1));
+            assert_true(tn_optimizer_step(plain.opt));
+            assert_true(tn_optimizer_prepare(prepared.opt));
+            assert_true(tn_optimizer_step(prepared.opt));
+            tn_zero_grad(plain.opt);
+            tn_zero_grad(prepared.opt);
+        }
+        for (int k = 0; k < N_PARAMS; k++) {
+            double *wanted = tn_test_doubles(plain.p[k]), *got = tn_test_doubles(prepared.p[k]);
+            tn_test_near(wanted, got, sizes[k], 0, 0, tn_dtype_name(dtypes[i]));
+            free(wanted);
+            free(got);
+        }
+        tn_close(plain.cx);
+        tn_close(prepared.cx);
+    }
+    trained sgd = start(TN_F32, RULE_SGD, 9, 0);
+    assert_false(tn_optimizer_prepare(sgd.opt));
+    tn_test_error(sgd.cx, TN_ERR_UNSUPPORTED, "sgd");
+    tn_close(sgd.cx);
+}
+
 static void bad_settings_are_refused(void **state) {
     (void)state;
     trained t = start(TN_F32, RULE_ADAMW, 5, 0);
@@ -356,6 +387,7 @@ static const struct CMUnitTest cases[] = {
     cmocka_unit_test(nothing_changes_while_an_error_stands),
     cmocka_unit_test(host_memory_running_out_leaves_parameters_alone),
     cmocka_unit_test(device_memory_running_out_leaves_parameters_alone),
+    cmocka_unit_test(prepared_steps_have_the_same_bits),
     cmocka_unit_test(bad_settings_are_refused),
 };
 TN_TEST_MAIN("optim", cases)

@@ -1,0 +1,114 @@
+#include "model_language.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- making ---- */
+
+void model_init(model *m, tn_context *cx, const train_config *c, const tn_data_info *info) {
+    train_mixer mixers[TRAIN_MAX_LAYERS];
+    bool image = info->n_features > 0;
+    int64_t d = c->width / c->heads;
+    *m = (model){ .cx = cx, .config = c, .params = tn_params_new(cx), .n_tokens = c->vocab ? c->vocab : info->vocab };
+    if (image) m->grid = TN_DIMS(info->grid_rows, info->grid_columns);
+    tn_shape embedding = image ? TN_SHAPE(c->width, info->n_features) : TN_SHAPE(m->n_tokens, c->width);
+    m->embedding = model_parameter(m->params, model_dtype(c), embedding, image ? 0.25 : model_deviation(c), 0, "embedding");
+    train_config_mixers(c, mixers);
+    for (int i = 0; i < c->layers; i++) model_layer_init(&m->layer[i], m->params, c, mixers[i], i, image);
+    m->norm = model_parameter(m->params, model_dtype(c), TN_SHAPE(c->width), 0, 1, "norm");
+    if (c->tied && !image) m->head = m->embedding;
+    else m->head = model_parameter(m->params, model_dtype(c), TN_SHAPE(m->n_tokens, c->width), model_deviation(c), 0, "head");
+    m->rope = model_frequencies(cx, d / 2, c->rope_base);
+}
+
+int64_t model_parameter_count(const model *m) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < tn_params_count(m->params); i++) n += tn_params_at(m->params, i)->numel;
+    return n;
+}
+
+double model_step_flops(const model *m, int64_t tokens, int64_t context) {
+    const train_config *c = m->config;
+    train_mixer mixers[TRAIN_MAX_LAYERS];
+    int64_t weights = m->head->numel, d = c->width / c->heads;
+    for (int64_t i = 0; i < tn_params_count(m->params); i++) {
+        const tn_tensor *p = tn_params_at(m->params, i);
+        if (p->axes == 2 && p != m->embedding && p != m->head) weights += p->numel;
+    }
+    double flops = 6.0 * (double)weights * (double)tokens;
+    train_config_mixers(c, mixers);
+    for (int i = 0; i < c->layers; i++) /* the state's update and its reading, or half of all pairs of tokens; backward takes twice that */
+        flops += 3.0 * (double)tokens * (double)c->width * (mixers[i] == TRAIN_MIXER_LINEAR ? 4.0 * (double)d : 2.0 * (double)context);
+    return flops;
+}
+
+/* ---- running ---- */
+
+/* The normed features [b, n, width] of inputs. */
+static tn_tensor *features(const model *m, tn_tensor *inputs, const model_call *call, model_cache *caches) {
+    bool image = call->grid.axes > 0;
+    if (!inputs) return NULL;
+    tn_tensor *x = image ? tn_linear(tn_reshape(inputs, TN_SHAPE(inputs->shape[0], -1, inputs->shape[3])), m->embedding, NULL)
+                         : tn_embedding(m->embedding, inputs);
+    if (call->dropout > 0) x = tn_dropout(x, TN_DROPOUT(.p = call->dropout));
+    for (int i = 0; i < m->config->layers; i++) {
+        char label[32];
+        snprintf(label, sizeof label, "layer.%d", i);
+        tn_label_push(m->cx, label);
+        tn_scope *scope = tn_scope_begin(m->cx);
+        x = tn_scope_return(scope, model_layer_forward(&m->layer[i], call, caches ? &caches[i] : NULL, x));
+        tn_label_pop(m->cx);
+    }
+    return tn_rms_norm(x, m->norm, NULL, TN_RMS_NORM());
+}
+
+static model_call call_of(const model *m, bool training) {
+    return (model_call){ .cx = m->cx, .config = m->config, .rope = m->rope, .grid = m->grid, .dropout = training ? m->config->dropout : 0 };
+}
+
+/* What the head reads: every token's features, or an image's mean. */
+static tn_tensor *head_inputs(const model *m, tn_tensor *inputs, bool training) {
+    model_call call = call_of(m, training);
+    tn_tensor *x = features(m, inputs, &call, NULL);
+    return call.grid.axes ? tn_mean_over(x, TN_REDUCE(.dims = TN_DIMS(1))) : x;
+}
+
+tn_tensor *model_loss(const model *m, tn_tensor *inputs, tn_tensor *targets, bool training) {
+    tn_tensor *x = head_inputs(m, inputs, training);
+    tn_label_push(m->cx, "head");
+    tn_tensor *loss = tn_linear_cross_entropy(x, m->head, targets, TN_CROSS_ENTROPY(.ignore_index = TN_DATA_IGNORE));
+    tn_label_pop(m->cx);
+    return loss;
+}
+
+/* Rows of logits that exist at a time. */
+#define LOGIT_ROWS 2048
+
+int64_t model_hits(const model *m, tn_tensor *inputs, const int64_t *targets, int64_t *n_counted) {
+    int64_t hits = 0, choice[LOGIT_ROWS];
+    tn_scope *outer = tn_scope_begin(m->cx);
+    tn_tensor *x = head_inputs(m, inputs, false);
+    if (x) x = tn_reshape(x, TN_SHAPE(-1, m->config->width));
+    for (int64_t row = 0; x && row < x->shape[0]; row += LOGIT_ROWS) {
+        int64_t n = x->shape[0] - row < LOGIT_ROWS ? x->shape[0] - row : LOGIT_ROWS;
+        tn_scope *scope = tn_scope_begin(m->cx);
+        tn_tensor *best = tn_argmax_over(tn_linear(tn_narrow(x, 0, row, n), m->head, NULL), TN_REDUCE(.dims = TN_DIMS(-1)));
+        if (!tn_to_data(best, choice, (size_t)n * sizeof *choice)) hits = -1;
+        tn_scope_end(scope);
+        for (int64_t i = 0; hits >= 0 && i < n; i++) {
+            if (targets[row + i] == TN_DATA_IGNORE) continue;
+            hits += choice[i] == targets[row + i];
+            ++*n_counted;
+        }
+        if (hits < 0) break;
+    }
+    tn_scope_end(outer);
+    return tn_failed(m->cx) ? -1 : hits;
+}
+
+tn_tensor *model_next_logits(const model *m, tn_tensor *ids, int64_t position, model_cache *caches) {
+    model_call call = call_of(m, false);
+    call.position = position;
+    tn_tensor *x = features(m, ids, &call, caches);
+    return x ? tn_linear(tn_select(x, 1, -1), m->head, NULL) : NULL;
+}

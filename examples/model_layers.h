@@ -1,0 +1,72 @@
+/* The language model's layers: a mixer of tokens and an MLP, each added to the stream of features.
+ *
+ *     x += out(mixer(norm(x)))                 linear   RMSNorm over each head of causal linear attention, times silu(g)
+ *     x += down(swiglu(up(norm(x))))           tpa      tensor product attention, its factors bq and bk rotated by position
+ *                                              softmax  attention, q and k rotated by position
+ *
+ * A mixer given a cache goes on from the tokens in it and keeps what the next ones need: linear a state of fixed size, tpa its factors
+ * ak, bk, av, bv, softmax k and v. */
+#ifndef TENON_MODEL_LAYERS_H
+#define TENON_MODEL_LAYERS_H
+
+#include "tenon.h"
+#include "train_config.h"
+
+typedef struct model_linear {
+    tn_tensor *q, *k, *v, *g;
+    tn_tensor *theta;     /* [1, w], f32; NULL without LRPE */
+    tn_tensor *log_decay; /* [h], f32, constant; NULL where there is none, or the data says */
+    tn_tensor *decay;     /* [h, width]: what the data says, and [h], f32 */
+    tn_tensor *decay_bias;
+    tn_tensor *norm_head; /* [d] */
+} model_linear;
+
+typedef struct model_tpa {
+    tn_tensor *aq, *bq, *ak, *bk, *av, *bv;
+} model_tpa;
+
+typedef struct model_softmax {
+    tn_tensor *q, *k, *v;
+} model_softmax;
+
+typedef struct model_layer {
+    train_mixer mixer;
+    tn_tensor *norm_mixer, *out, *norm_mlp, *up, *down;
+    model_linear linear;
+    model_tpa tpa;
+    model_softmax softmax;
+} model_layer;
+
+/* What a layer keeps of the tokens so far; zeroed at first. */
+typedef struct model_cache {
+    int64_t room;             /* tokens that tpa and softmax shall have room for */
+    tn_tensor *state;         /* linear: [b, h, d, d], f32 */
+    tn_attention_cache *kept; /* tpa, softmax */
+} model_cache;
+
+/* What all layers share in one call. */
+typedef struct model_call {
+    tn_context *cx;
+    const train_config *config;
+    tn_tensor *rope;  /* [1, d/2], f32 */
+    tn_int_list grid; /* of image patches: not causal; no axes for text */
+    double dropout;   /* 0 but for training */
+    int64_t position; /* of the first token, where there are caches */
+} model_call;
+
+/* Makes a layer's parameters, with names that begin with layer.INDEX. Group 0: matrices; group 1: norms and biases. */
+void model_layer_init(model_layer *layer, tn_params *params, const train_config *config, train_mixer mixer, int index, bool image);
+/* [b, n, width] -> the same. `cache` may be NULL. */
+tn_tensor *model_layer_forward(const model_layer *layer, const model_call *call, model_cache *cache, tn_tensor *x);
+
+/* Frequencies base^(-i / count), i < count: [1, count], f32. */
+tn_tensor *model_frequencies(tn_context *cx, int64_t count, double base);
+/* A parameter with normal entries, deviation 0: ones. */
+tn_tensor *model_parameter(tn_params *params, tn_dtype dtype, tn_shape shape, double deviation, int group, const char *name);
+static inline tn_dtype model_dtype(const train_config *config) { return config->dtype ? TN_BF16 : TN_F32; }
+static inline double model_deviation(const train_config *config) {
+    return config->init_std > 0 ? config->init_std : 0.5 / sqrt((double)config->width);
+}
+void model_cache_free(model_cache *cache);
+
+#endif
