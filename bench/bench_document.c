@@ -134,7 +134,8 @@ bool bench_document_write(const json_t *document, FILE *stream) {
 json_t *bench_document_read(const char *path, char *why, size_t n_bytes) {
     json_error_t error;
     json_t *document = json_load_file(path, 0, &error);
-    if (!document) snprintf(why, n_bytes, "%s, line %d: %s", path, error.line, error.text);
+    if (!document && error.line > 0) snprintf(why, n_bytes, "%s, line %d: %s", path, error.line, error.text);
+    else if (!document) snprintf(why, n_bytes, "%s", error.text);
     else if (!json_is_array(json_object_get(document, "tables")) || json_integer_value(json_object_get(document, "schema")) != SCHEMA) {
         snprintf(why, n_bytes, "%s is no file of this program's --json", path);
         json_decref(document);
@@ -170,7 +171,9 @@ bool bench_document_add(json_t *document, const json_t *more, char *why, size_t 
                  text_of(more, "commit"), text_of(other, "device"));
         return false;
     }
-    json_array_foreach(json_object_get(more, "tables"), i, table) put_table(json_object_get(document, "tables"), table);
+    json_array_foreach(json_object_get(more, "tables"), i, table) {
+        put_table(json_object_get(document, "tables"), table);
+    }
     if (!json_object_get(document, "peers")) json_object_set(document, "peers", json_object_get(more, "peers"));
     return true;
 }

@@ -39,7 +39,9 @@ static page_names columns_of(const json_t *table) {
     page_names names = { .n = 0 };
     size_t i;
     const json_t *row;
-    json_array_foreach(json_object_get(table, "rows"), i, row) index_of(&names, text_of(row, "column"), MAX_COLUMNS);
+    json_array_foreach(json_object_get(table, "rows"), i, row) {
+        index_of(&names, text_of(row, "column"), MAX_COLUMNS);
+    }
     return names;
 }
 
@@ -50,7 +52,9 @@ static page_names providers_of(const json_t *table, const char *column) {
     const json_t *row, *peer;
     json_array_foreach(json_object_get(table, "rows"), i, row) {
         if (column && strcmp(text_of(row, "column"), column) != 0) continue;
-        json_array_foreach(json_object_get(row, "peers"), k, peer) index_of(&names, text_of(peer, "provider"), MAX_PROVIDERS);
+        json_array_foreach(json_object_get(row, "peers"), k, peer) {
+            index_of(&names, text_of(peer, "provider"), MAX_PROVIDERS);
+        }
     }
     return names;
 }
@@ -58,8 +62,9 @@ static page_names providers_of(const json_t *table, const char *column) {
 static const json_t *peer_named(const json_t *row, const char *provider) {
     size_t i;
     const json_t *peer;
-    json_array_foreach(json_object_get(row, "peers"), i, peer)
+    json_array_foreach(json_object_get(row, "peers"), i, peer) {
         if (strcmp(text_of(peer, "provider"), provider) == 0) return peer;
+    }
     return NULL;
 }
 
@@ -74,8 +79,9 @@ static void add_column(plot *p, const json_t *table, const char *column, int col
     plot_series *series = plot_add(p, column, PLOT_OWN, colour);
     size_t i;
     const json_t *row;
-    json_array_foreach(json_object_get(table, "rows"), i, row)
+    json_array_foreach(json_object_get(table, "rows"), i, row) {
         if (strcmp(text_of(row, "column"), column) == 0) add_figure(series, row, row);
+    }
 }
 
 /* One peer of a column, or the best of each row where `provider` is NULL. */
@@ -85,9 +91,10 @@ static void add_peer(plot *p, const json_t *table, const char *column, const cha
     plot_series *series = plot_add(p, name, PLOT_PEER, colour);
     size_t i;
     const json_t *row;
-    json_array_foreach(json_object_get(table, "rows"), i, row)
+    json_array_foreach(json_object_get(table, "rows"), i, row) {
         if (strcmp(text_of(row, "column"), column) == 0)
             add_figure(series, row, peer_named(row, provider ? provider : text_of(row, "best_peer")));
+    }
 }
 
 /* One line where all columns move the same bytes; else none, since there would be as many as columns. */
@@ -164,7 +171,7 @@ static void write_spread_cell(const json_t *row, FILE *stream) {
     if (is_ok(row))
         fprintf(stream, "<td class=\"spread\">%s–%s</td>", plot_figure(low, number_of(row, "p20")),
                 plot_figure(high, number_of(row, "p80")));
-    else fprintf(stream, "<td></td>");
+    else fprintf(stream, "<td class=\"spread\"></td>");
 }
 
 /* What is compared stands to the left: a phone shows it without scrolling. */
@@ -201,7 +208,7 @@ static void write_table(const json_t *table, FILE *stream) {
         fprintf(stream, "</th>");
     }
     fprintf(stream, "%s%s</tr></thead><tbody>\n", providers.n ? "<th>best/tenon</th>" : "",
-            is_memory(table) ? "" : "<th>floor</th><th>reached</th><th>p20–p80</th>");
+            is_memory(table) ? "" : "<th>floor</th><th>reached</th><th class=\"spread\">p20–p80</th>");
     json_array_foreach(json_object_get(table, "rows"), i, row) {
         write_row(table, row, &providers, columns.n > 1, number_of(row, "n") != n, stream);
         n = number_of(row, "n");

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static double number_of(const json_t *object, const char *name) { return json_number_value(json_object_get(object, name)); }
+
 /* ---- opening ---- */
 
 static void open_peers(bench_session *s) {
@@ -123,8 +125,8 @@ static void prepare_peers(bench_session *s) {
 static void print_peers_heading(const bench_session *s) {
     if (!s->peers) return;
     const json_t *about = bench_peers_about(s->peers);
-    printf("beside %s, plain copy %.1f GB/s as it measures it\n", json_string_value(json_object_get(about, "peer")),
-           json_number_value(json_object_get(about, "copy_gb_per_s")));
+    printf("beside %s, plain copy %.1f GB/s as it measures it; %.0f s compiling\n", json_string_value(json_object_get(about, "peer")),
+           number_of(about, "copy_gb_per_s"), number_of(about, "prepare_seconds"));
 }
 
 /* Tables that no time is left for are as if nobody had asked for them. */
@@ -192,8 +194,6 @@ static void take_rows(bench_rows *rows, const json_t *table) {
         if (!known && n > 0 && rows->n_rows < BENCH_MAX_ROWS) rows->n[rows->n_rows++] = n;
     }
 }
-
-static double number_of(const json_t *object, const char *name) { return json_number_value(json_object_get(object, name)); }
 
 /* Has the median moved by more than the wider of both runs' distances from 20th to 80th percentile? */
 static bool moved(const bench_result *now, const json_t *then) {

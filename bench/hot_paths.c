@@ -193,7 +193,8 @@ static void print_surroundings(const tn_context *cx) {
     const char *library = "unknown";
 #endif
     const char *instructions = strrchr(tn_device_detail(cx), ' ');
-    printf("%s %s, C library %s,%s\n", compiler, __VERSION__, library, instructions ? instructions : " unknown processor");
+    printf("%s %s " BENCH_OPTIMIZATION ", C library %s,%s\n", compiler, __VERSION__, library,
+           instructions ? instructions : " unknown processor");
 }
 
 int main(void) {

@@ -80,9 +80,10 @@ tn_vocabulary *tn_vocabulary_bytes(tn_context *cx) {
     return vocabulary;
 }
 
-#define N_CODES 0x110000
+/* One bit for each code point there can be. */
+#define N_CODE_WORDS (0x110000 / 64)
 
-static bool mark_codes(tn_context *cx, const char *text, size_t n_bytes, uint8_t *seen) {
+static bool mark_codes(tn_context *cx, const char *text, size_t n_bytes, uint64_t *seen) {
     size_t length;
     for (size_t at = 0; at < n_bytes; at += length) {
         uint32_t code = 0;
@@ -90,28 +91,34 @@ static bool mark_codes(tn_context *cx, const char *text, size_t n_bytes, uint8_t
         if (length == 0)
             return tn_fail(cx, TN_ERR_FORMAT, "tn_vocabulary_characters",
                            "byte %zu (0x%02x) is not UTF-8 text; train on bytes instead (data kind \"byte\")", at, (unsigned char)text[at]);
-        seen[code] = 1;
+        seen[code / 64] |= UINT64_C(1) << code % 64;
     }
     return true;
 }
 
+static void put_codes(tn_vocabulary *vocabulary, const uint64_t *seen) {
+    for (uint32_t word = 0; word < N_CODE_WORDS; word++)
+        for (uint64_t left = seen[word]; left; left &= left - 1) {
+            char bytes[4] = "";
+            size_t length = tn_data_put_code_point(64 * word + (uint32_t)__builtin_ctzll(left), bytes);
+            tn_vocabulary_put(vocabulary, bytes, length);
+        }
+}
+
 tn_vocabulary *tn_vocabulary_characters(tn_context *cx, const char *text, size_t n_bytes) {
     if (!cx || tn_failed(cx)) return NULL;
-    uint8_t *seen = calloc(N_CODES, 1);
+    uint64_t *seen = calloc(N_CODE_WORDS, sizeof *seen);
     if (!seen) return tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_vocabulary_characters", "no host memory");
     tn_vocabulary *vocabulary = NULL;
     if (mark_codes(cx, text, n_bytes, seen)) {
         int64_t n = 0;
-        for (uint32_t code = 0; code < N_CODES; code++) n += seen[code];
+        for (int word = 0; word < N_CODE_WORDS; word++) n += __builtin_popcountll(seen[word]);
         vocabulary = tn_vocabulary_new(cx, TN_VOCABULARY_CHARACTERS, n, 4 * (size_t)n);
     }
-    for (uint32_t code = 0; vocabulary && code < N_CODES; code++) {
-        char bytes[4] = "";
-        if (!seen[code]) continue;
-        size_t length = tn_data_put_code_point(code, bytes);
-        tn_vocabulary_put(vocabulary, bytes, length);
+    if (vocabulary) {
+        put_codes(vocabulary, seen);
+        tn_vocabulary_index(vocabulary);
     }
-    if (vocabulary) tn_vocabulary_index(vocabulary);
     free(seen);
     return vocabulary;
 }

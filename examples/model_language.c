@@ -76,7 +76,7 @@ static tn_tensor *head_inputs(const model *m, tn_tensor *inputs, bool training) 
 tn_tensor *model_loss(const model *m, tn_tensor *inputs, tn_tensor *targets, bool training) {
     tn_tensor *x = head_inputs(m, inputs, training);
     tn_label_push(m->cx, "head");
-    tn_tensor *loss = tn_linear_cross_entropy(x, m->head, targets, TN_CROSS_ENTROPY(.ignore_index = TN_DATA_IGNORE));
+    tn_tensor *loss = tn_linear_cross_entropy(x, m->head, targets, TN_CROSS_ENTROPY(.ignore_index = TN_DATA_IGNORE, .wide_loss = true));
     tn_label_pop(m->cx);
     return loss;
 }

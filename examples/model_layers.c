@@ -65,6 +65,10 @@ static void linear_init(model_linear *l, const layer_maker *m, bool image) {
                          .v = matrix(m, c->width, c->width, "v"),
                          .g = matrix(m, c->width, c->width, "g"),
                          .norm_head = norm(m, d, "norm_head") };
+    if (c->shift && !image) {
+        l->shift = make(m, model_dtype(c), TN_SHAPE(c->width), 0, 1, "shift");
+        tn_fill(l->shift, 0.5);
+    }
     int64_t angles = image ? (d / 2 + 1) / 2 : d / 2; /* an image's rows and columns share them */
     if (c->lrpe == TRAIN_LRPE_FIXED) {
         l->theta = model_frequencies(cx, angles, c->rope_base);
@@ -115,6 +119,7 @@ void model_layer_init(model_layer *layer, tn_params *params, const train_config 
 /* ---- caches ---- */
 
 void model_cache_free(model_cache *cache) {
+    tn_release(cache->last);
     tn_release(cache->state);
     tn_attention_cache_free(cache->kept);
     *cache = (model_cache){ 0 };
@@ -158,9 +163,23 @@ static tn_tensor *first_state(const model_call *call, const tn_tensor *x) {
     return tn_retain(tn_zeros(call->cx, TN_F32, TN_SHAPE(x->shape[0], h, d, d)));
 }
 
+/* x with some of the token before in each token; before the first there is nothing. */
+static tn_tensor *shifted(const model_linear *l, model_cache *cache, tn_tensor *x) {
+    if (!l->shift) return x;
+    int64_t n = x->shape[1];
+    tn_tensor *first = cache && cache->last ? cache->last : tn_zeros(x->cx, x->dtype, TN_SHAPE(x->shape[0], 1, x->shape[2]));
+    tn_tensor *before[] = { first, n > 1 ? tn_narrow(x, 1, 0, n - 1) : NULL };
+    tn_tensor *previous = tn_concat(before, n > 1 ? 2 : 1, 1);
+    if (cache) {
+        tn_release(cache->last);
+        cache->last = tn_retain(tn_clone(tn_narrow(x, 1, n - 1, 1)));
+    }
+    return tn_add(x, tn_mul(tn_sub(previous, x), l->shift));
+}
+
 static tn_tensor *mix_linear(const model_linear *l, const model_call *call, model_cache *cache, tn_tensor *x) {
     const train_config *c = call->config;
-    tn_tensor *q = rows_of(x, l->q, c->heads), *k = rows_of(x, l->k, c->heads), *v = rows_of(x, l->v, c->heads);
+    tn_tensor *q = rows_of(x, l->q, c->heads), *k = rows_of(shifted(l, cache, x), l->k, c->heads), *v = rows_of(x, l->v, c->heads);
     bool image = call->grid.axes > 0;
     tn_linear_attention_args args =
         TN_LINEAR_ATTENTION(.theta = l->theta, .kind = l->theta ? TN_ROTATE : TN_NO_LRPE, .q_act = c->qk_act, .k_act = c->qk_act,

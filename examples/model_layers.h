@@ -18,6 +18,7 @@ typedef struct model_linear {
     tn_tensor *log_decay; /* [h], f32, constant; NULL where there is none, or the data says */
     tn_tensor *decay;     /* [h, width]: what the data says, and [h], f32 */
     tn_tensor *decay_bias;
+    tn_tensor *shift;     /* [width]: how much of the token before goes into k; NULL: nothing */
     tn_tensor *norm_head; /* [d] */
 } model_linear;
 
@@ -40,6 +41,7 @@ typedef struct model_layer {
 /* What a layer keeps of the tokens so far; zeroed at first. */
 typedef struct model_cache {
     int64_t room;             /* tokens that tpa and softmax shall have room for */
+    tn_tensor *last;          /* linear with shift: the last token's features */
     tn_tensor *state;         /* linear: [b, h, d, d], f32 */
     tn_attention_cache *kept; /* tpa, softmax */
 } model_cache;

@@ -66,6 +66,7 @@ static const train_key keys[] = {
     CHOICE(decay, true, "constant", decays, "linear: how the state fades: not, by a constant of each head, or as the data says"),
     NUMBER(decay_from, true, "5", 0, 30, "linear: head i of h keeps 1 - 2^-p of its state a token, with p = from + (to - from) i / h"),
     NUMBER(decay_to, true, "12", 0, 30, "see decay_from"),
+    CHOICE(shift, true, "false", no_yes, "linear: k is made from the token and the one before it, mixed feature by feature"),
     CHOICE(lrpe, true, "fixed", lrpes, "linear: rotation of q and k by position"),
     CHOICE(qk_act, true, "silu", acts, "linear: activation of q and k"),
     CHOICE(dtype, true, "f32", dtypes, "of weights and activations; bf16 keeps f32 masters"),
@@ -161,7 +162,7 @@ static bool keep_text(train_config *config, json_t *value) {
 static bool set_key(train_config *config, const train_key *key, json_t *value) {
     switch (key->type) {
     case TN_CLI_TEXT:
-        if (json_is_null(value)) TEXT_AT(config, key) = NULL;
+        if (json_is_null(value) && !key->initial) TEXT_AT(config, key) = NULL;
         else if (json_is_string(value) && keep_text(config, value)) TEXT_AT(config, key) = json_string_value(value);
         else return false;
         return true;
@@ -268,7 +269,6 @@ bool train_config_check(const train_config *c, char *reason, size_t n_bytes) {
     if (c->task != TRAIN_TASK_NONE && c->data) return refuse(reason, n_bytes, "data and task: wanted one of them");
     if (c->task == TRAIN_TASK_SHAPES && strcmp(c->model, "linear") != 0)
         return refuse(reason, n_bytes, "task = shapes is for model = linear, got %s", c->model);
-    if (!c->out || !c->device) return refuse(reason, n_bytes, "out and device can't be null");
     return true;
 }
 

@@ -32,7 +32,7 @@ typedef struct train_config {
 
     const char *model;
     int64_t layers, heads, width, hidden, context, vocab;
-    int tied, decay, lrpe, qk_act, dtype;
+    int tied, decay, shift, lrpe, qk_act, dtype;
     double decay_from, decay_to, rope_base, init_std, dropout;
     int64_t rank_q, rank_k, rank_v;
 

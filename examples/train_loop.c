@@ -170,6 +170,8 @@ static bool train(train_state *t, const run_checkpoint *from) {
     t->data = tn_data_open(t->cx, &options);
     if (!t->data) return false;
     tn_data_info info = tn_data_info_of(t->data);
+    if (t->config->vocab && t->config->vocab < info.vocab)
+        return tn_fail(t->cx, TN_ERR_ARGUMENT, "vocab", "%" PRId64 ", but the data has %" PRId64 " tokens", t->config->vocab, info.vocab);
     model_init(&t->model, t->cx, t->config, &info);
     if (!train_stepper_init(&t->stepper, &t->model, t->data) || (from && !restore(t, from))) return false;
     if (!train_log_open(&t->log, t->config->out, t->first_step)) return false;

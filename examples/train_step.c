@@ -79,7 +79,7 @@ static bool run_part(train_stepper *s, int64_t part) {
     tn_scope *scope = tn_scope_begin(s->cx);
     tn_tensor *inputs = tn_narrow(s->batch.inputs, 0, part * rows, rows), *targets = tn_narrow(s->batch.targets, 0, part * rows, rows);
     tn_tensor *loss = model_loss(s->model, as_read(s, inputs), targets, true);
-    if (parts > 1) loss = tn_mul(loss, tn_full(s->cx, model_dtype(s->config), TN_SCALAR, 1.0 / (double)parts));
+    if (parts > 1) loss = tn_mul(loss, tn_full(s->cx, TN_F32, TN_SCALAR, 1.0 / (double)parts));
     tn_backward(loss);
     if (part == 0) tn_assign(s->loss, tn_detach(loss));
     else tn_assign(s->loss, tn_add(s->loss, tn_cast(tn_detach(loss), TN_F64)));

@@ -115,7 +115,8 @@ static void describe(void *library, const char *path) {
     char version[32] = "OpenBLAS";
     const char *text = config ? config() : "";
     if (strncmp(text, "OpenBLAS ", 9) == 0) snprintf(version, sizeof version, "OpenBLAS %.*s", (int)strcspn(text + 9, " "), text + 9);
-    loaded.narrow = core && has_avx512() && !named(core(), avx512_cores);
+    loaded.avx512 = has_avx512();
+    loaded.narrow = core && loaded.avx512 && !named(core(), avx512_cores);
     snprintf(loaded.description, sizeof loaded.description, "%s %s (%s)", version, core ? core() : "", path);
 }
 

@@ -13,7 +13,8 @@ typedef struct tn_blas {
     void (*set_threads)(int n);     /* OpenBLAS's own; may be NULL */
     void (*omp_set_threads)(int n); /* of the OpenMP runtime OpenBLAS uses; NULL in other builds of it */
     int (*omp_threads)(void);
-    bool narrow;           /* its kernels use half of the processor's vectors: the user asked for a core type that has no AVX-512 */
+    bool avx512;           /* the processor has it */
+    bool narrow;           /* and OpenBLAS does not use it: the user asked for a core type without */
     char description[192]; /* "OpenBLAS 0.3.21 SkylakeX (/usr/lib/.../libopenblas.so.0)" */
 } tn_blas;
 

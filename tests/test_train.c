@@ -273,7 +273,7 @@ static void compare_steps_with_whole(const char *mixer, int decay) {
     enum { TOKENS = 13, FIRST = 4, VOCAB = 17 };
     train_config c;
     train_config_defaults(&c);
-    c.model = mixer, c.layers = 2, c.heads = 2, c.width = 32, c.decay = decay;
+    c.model = mixer, c.layers = 2, c.heads = 2, c.width = 32, c.decay = decay, c.shift = decay == TRAIN_DECAY_DATA;
     tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 5 });
     model m;
     model_init(&m, cx, &c, &(tn_data_info){ .vocab = VOCAB });

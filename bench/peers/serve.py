@@ -22,6 +22,8 @@ import time
 # What others print goes to standard error; the answers have standard output to themselves.
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
+# Several processes compile at once: none of them needs a crowd of its own.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def emit(line):
@@ -131,8 +133,9 @@ def compile_share(args, tables):
     """Fills the compiler's cache on disk with this process's share."""
     compiler = Compiler()
     shard, n_shards = map(int, args.compile_share.split("/"))
-    jobs = list(jobs_of(args, json.load(sys.stdin), tables).items())
-    for (table, dtype, name, n), backward in jobs[shard::n_shards]:
+    jobs = sorted(jobs_of(args, json.load(sys.stdin), tables).items(), key=lambda job: job[0][3])
+    # Half of the processes begin with what is large, the others end with it: there is memory for some of them at once.
+    for (table, dtype, name, n), backward in jobs[shard::n_shards][::-1 if shard % 2 else 1]:
         column = table.columns[name]
         try:
             inputs = column.make(peers_common.Context(args.device, dtype), n)

@@ -44,7 +44,7 @@ struct decode_args {
 /* ---- a block's memory ---- */
 
 template <int D, int E, int MT, int W> struct shape_of {
-    static constexpr int THREADS = TN_WARP * W, WARPS = W;
+    static constexpr int THREADS = TN_WARP * W;
     static constexpr int HEADS = 16 * MT, KEY_WARPS = W / MT, KEYS = 16 * KEY_WARPS;
     static constexpr int STAGES = W == SHORT_WARPS ? SHORT_STAGES : MT == 2 ? WIDE_STAGES : NARROW_STAGES;
     static constexpr int BLOCKS = MT == 2 && W != SHORT_WARPS ? WIDE_BLOCKS : NARROW_BLOCKS;
@@ -52,7 +52,7 @@ template <int D, int E, int MT, int W> struct shape_of {
     static constexpr int ROW = E + 8; /* of a merged o, so that the rows of a fragment lie in other banks */
     __host__ __device__ static constexpr int bytes(int stages) { return stages * STAGE + Q; }
     static_assert(MOST_RANKS * (D + HEADS) * 2 <= STAGE, "the query's factors lie where the last stage will be");
-    static_assert(KEY_WARPS * HEADS * (ROW + 2) * 4 <= bytes(2), "the merge runs where the stages were");
+    static_assert(HEADS * (KEY_WARPS * (ROW + 2) + 2) * 4 <= bytes(2), "the merge runs where the stages were");
 };
 
 /* Where a block works: heads from head0 (a multiple of 8) on, of which it writes [first, last); keys [begin, end). */
@@ -232,73 +232,104 @@ struct merged {
     float sum, most;
 };
 
-/* Columns of a head's o that a lane has: a warp has them all. */
-template <int E> struct row_piece {
-    static constexpr int N = E / TN_WARP;
-    alignas(N * 4) float x[N];
+__device__ __forceinline__ float weight_of(float most, float top) { return most == -INFINITY ? 0.0f : tn_at_exp2(most - top); }
+
+__device__ __forceinline__ void add_weighted(float4 &sum, float weight, float4 x) {
+    sum.x += weight * x.x, sum.y += weight * x.y, sum.z += weight * x.z, sum.w += weight * x.w;
+}
+
+/* Four columns of a head's o, and with the first of them its log-sum-exp. */
+__device__ __forceinline__ void write_row(const decode_args &a, int64_t batch, int head, int E, int column, float4 o, merged all) {
+    float factor = all.sum == 0 ? 0.0f : a.scale_v / all.sum;
+    uint2 words = make_uint2(tn_at_pair(o.x * factor, o.y * factor), tn_at_pair(o.z * factor, o.w * factor));
+    *(uint2 *)(a.o + (batch * a.h + head) * E + column) = words;
+    if (a.lse && column == 0) a.lse[batch * a.h + head] = all.sum == 0 ? -INFINITY : (all.most + log2f(all.sum)) * 0.693147181f;
+}
+
+__device__ __forceinline__ void write_part(const decode_args &a, int64_t batch, int part, int head, int E, int column, float4 o,
+                                           merged all) {
+    int64_t at = (batch * a.n_parts + part) * a.h + head;
+    *(float4 *)(a.parts + at * E + column) = o;
+    if (column == 0) *(float2 *)(a.parts + (int64_t)a.b * a.n_parts * a.h * E + at * 2) = make_float2(all.most, all.sum);
+}
+
+/* A block's memory once the stages are done with. */
+template <typename S> struct merge_room {
+    float *rows;  /* [key warp][head][ROW] */
+    float *most;  /* [key warp][head] */
+    float *sum;   /* [key warp][head] */
+    float *total; /* [head][2]: the block's maximum and sum */
+    __device__ __forceinline__ explicit merge_room(unsigned char *memory) {
+        rows = (float *)memory;
+        total = rows + S::KEY_WARPS * S::HEADS * S::ROW;
+        most = total + 2 * S::HEADS;
+        sum = most + S::KEY_WARPS * S::HEADS;
+    }
 };
 
-/* A head's o from parts 0 .. n - 1 (at most 32), of which row(i) gives the place and stat(i) that of maximum and sum. A lane asks for one
- * part's maximum and sum and for its columns of TOGETHER parts before it waits for any. */
-template <int E, int TOGETHER, typename Row, typename Stat>
-__device__ __forceinline__ row_piece<E> merge_row(int n, Row row, Stat stat, merged *all) {
-    constexpr int N = row_piece<E>::N;
+/* The warps of a block bring what they have to one maximum a head, so that it only has to be added up. */
+template <typename S, int E>
+__device__ __forceinline__ void put_together(const merge_room<S> &room, const warp_state<E> &w, int warp_heads, int key_warp) {
+    int lane = threadIdx.x % TN_WARP;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (lane % 4 == 0) room.most[key_warp * S::HEADS + warp_heads + i * 8 + lane / 4] = w.most[i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int head = warp_heads + i * 8 + lane / 4, at = key_warp * S::HEADS + head;
+        float top = -INFINITY;
+#pragma unroll
+        for (int k = 0; k < S::KEY_WARPS; k++) top = fmaxf(top, room.most[k * S::HEADS + head]);
+        float weight = weight_of(w.most[i], top), sum = w.sum[i];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if (lane % 4 == 0) room.sum[at] = sum * weight;
+        if (lane % 4 == 0 && key_warp == 0) room.total[head * 2] = top;
+#pragma unroll
+        for (int t = 0; t < E / 8; t++)
+            *(float2 *)(room.rows + at * S::ROW + t * 8 + lane % 4 * 2) = make_float2(w.o[t][2 * i] * weight, w.o[t][2 * i + 1] * weight);
+    }
+    __syncthreads();
+}
+
+/* Four columns of a head's o, added up over the block's warps. */
+template <typename S> __device__ __forceinline__ float4 add_up(const merge_room<S> &room, int head, int column, merged *all) {
+    float4 o = make_float4(0, 0, 0, 0);
+    *all = { 0, room.total[head * 2] };
+#pragma unroll
+    for (int k = 0; k < S::KEY_WARPS; k++) {
+        add_weighted(o, 1, *(const float4 *)(room.rows + (k * S::HEADS + head) * S::ROW + column));
+        all->sum += room.sum[k * S::HEADS + head];
+    }
+    return o;
+}
+
+/* A head's columns from n parts (at most TN_WARP), four to a lane; row(i) gives the place of part i, stat(i) that of its maximum and sum.
+ * All is asked for before anything is waited for, eight parts at a time. */
+template <int E, typename Row, typename Stat> __device__ __forceinline__ float4 merge_row(int n, Row row, Stat stat, merged *all) {
+    constexpr int TOGETHER = 8;
     int lane = threadIdx.x % TN_WARP;
     float2 mine = lane < n ? *(const float2 *)stat(lane) : make_float2(-INFINITY, 0.0f);
-    row_piece<E> o = {};
+    float4 o = make_float4(0, 0, 0, 0);
     float weight = 0;
 #pragma unroll 1
     for (int first = 0; first < n; first += TOGETHER) {
-        row_piece<E> part[TOGETHER];
+        float4 part[TOGETHER];
 #pragma unroll
-        for (int i = 0; i < TOGETHER; i++) {
-            const float *from = row(min(first + i, n - 1)) + lane * N;
-            if (N == 4) *(float4 *)part[i].x = *(const float4 *)from;
-            else *(float2 *)part[i].x = *(const float2 *)from;
-        }
+        for (int i = 0; i < TOGETHER; i++) part[i] = *(const float4 *)(row(min(first + i, n - 1)) + lane * 4 % E);
         if (first == 0) {
             float most = tn_warp_max(mine.x);
-            weight = mine.x == -INFINITY ? 0.0f : tn_at_exp2(mine.x - most);
+            weight = weight_of(mine.x, most);
             *all = { tn_warp_sum(weight * mine.y), most };
         }
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
             float of_part = __shfl_sync(0xffffffffu, weight, min(first + i, TN_WARP - 1));
-            if (first + i < n)
-#pragma unroll
-                for (int j = 0; j < N; j++) o.x[j] += of_part * part[i].x[j];
+            add_weighted(o, first + i < n ? of_part : 0.0f, part[i]);
         }
     }
     return o;
-}
-
-/* A head's o and log-sum-exp. */
-template <int E> __device__ __forceinline__ void write_row(const decode_args &a, int64_t batch, int head, row_piece<E> o, merged all) {
-    constexpr int N = row_piece<E>::N;
-    int lane = threadIdx.x % TN_WARP;
-    float factor = all.sum == 0 ? 0.0f : a.scale_v / all.sum;
-    uint32_t words[N / 2];
-#pragma unroll
-    for (int j = 0; j < N; j += 2) words[j / 2] = tn_at_pair(o.x[j] * factor, o.x[j + 1] * factor);
-    tn_cuda_bf16 *to = a.o + (batch * a.h + head) * E + lane * N;
-    if (N == 4) *(uint2 *)to = make_uint2(words[0], words[N / 2 - 1]);
-    else *(uint32_t *)to = words[0];
-    if (a.lse && lane == 0) a.lse[batch * a.h + head] = all.sum == 0 ? -INFINITY : (all.most + log2f(all.sum)) * 0.693147181f;
-}
-
-template <int E> __device__ __forceinline__ void row_to(float *to, const row_piece<E> &o) {
-    constexpr int N = row_piece<E>::N;
-    to += threadIdx.x % TN_WARP * N;
-    if (N == 4) *(float4 *)to = *(const float4 *)o.x;
-    else *(float2 *)to = *(const float2 *)o.x;
-}
-
-template <int E>
-__device__ __forceinline__ void write_part(const decode_args &a, int64_t batch, int part, int head, row_piece<E> o, merged all) {
-    int lane = threadIdx.x % TN_WARP;
-    int64_t at = (batch * a.n_parts + part) * a.h + head;
-    row_to<E>(a.parts + at * E, o);
-    if (lane == 0) *(float2 *)(a.parts + (int64_t)a.b * a.n_parts * a.h * E + at * 2) = make_float2(all.most, all.sum);
 }
 
 template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP *W, shape_of<D, E, MT, W>::BLOCKS) decode(decode_args a) {
@@ -344,55 +375,56 @@ template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP
     tn_at_copy_wait<0>();
     __syncthreads();
 
-    /* What the warps have of their heads, for all the cluster to see. */
-    float *rows = (float *)memory, *stats = rows + S::KEY_WARPS * S::HEADS * S::ROW;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float sum = w.sum[i];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        int at = key_warp * S::HEADS + warp_heads + i * 8 + lane / 4;
-        if (lane % 4 == 0) stats[at * 2] = w.most[i], stats[at * 2 + 1] = sum;
-#pragma unroll
-        for (int t = 0; t < E / 8; t++)
-            *(float2 *)(rows + at * S::ROW + t * 8 + lane % 4 * 2) = make_float2(w.o[t][2 * i], w.o[t][2 * i + 1]);
-    }
-    __syncthreads();
-    int size = 1, rank = 0;
+    merge_room<S> room(memory);
+    put_together<S, E>(room, w, warp_heads, key_warp);
+    constexpr int PER_ROW = E / 4;
+    int size = 1;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     namespace cg = cooperative_groups;
     auto cluster = cg::this_cluster();
-    size = (int)cluster.num_blocks(), rank = (int)cluster.block_rank();
+    size = (int)cluster.num_blocks();
 #endif
-    /* A warp takes a head and merges what the block's warps have of it: in place, since nobody else reads that row. */
-#pragma unroll 1
-    for (int row = warp; row < S::HEADS; row += S::WARPS) {
-        int head = p.head0 + row;
+#pragma unroll 2
+    for (int i = threadIdx.x; i < S::HEADS * PER_ROW; i += S::THREADS) {
+        int row = i / PER_ROW, column = i % PER_ROW * 4, head = p.head0 + row;
         merged all;
-        row_piece<E> o = merge_row<E, S::KEY_WARPS>(
-            S::KEY_WARPS, [&](int i) { return rows + (i * S::HEADS + row) * S::ROW; },
-            [&](int i) { return stats + (i * S::HEADS + row) * 2; }, &all);
-        if (size > 1) {
-            row_to<E>(rows + row * S::ROW, o);
-            if (lane == 0) *(float2 *)(stats + row * 2) = make_float2(all.most, all.sum);
+        float4 o = add_up<S>(room, row, column, &all);
+        if (size > 1) { /* in place: nobody else reads these columns */
+            *(float4 *)(room.rows + row * S::ROW + column) = o;
+            if (column == 0) room.total[row * 2 + 1] = all.sum;
         } else if (head >= p.first && head < p.last) {
-            if (a.parts) write_part<E>(a, p.batch, blockIdx.x, head, o, all);
-            else write_row<E>(a, p.batch, head, o, all);
+            if (a.parts) write_part(a, p.batch, blockIdx.x, head, E, column, o, all);
+            else write_row(a, p.batch, head, E, column, o, all);
         }
     }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (size == 1) return;
     cluster.sync();
 #pragma unroll 1
-    for (int row = rank * S::WARPS + warp; row < S::HEADS; row += size * S::WARPS) {
-        int head = p.head0 + row;
+    for (int i = (int)cluster.block_rank() * S::THREADS + threadIdx.x; i < S::HEADS * PER_ROW; i += size * S::THREADS) {
+        int row = i / PER_ROW, column = i % PER_ROW * 4, head = p.head0 + row;
         if (head < p.first || head >= p.last) continue;
-        merged all;
-        row_piece<E> o = merge_row<E, MOST_BLOCKS>(
-            size, [&](int i) { return cluster.map_shared_rank(rows, i) + row * S::ROW; },
-            [&](int i) { return cluster.map_shared_rank(stats, i) + row * 2; }, &all);
-        if (a.parts) write_part<E>(a, p.batch, blockIdx.x / size, head, o, all);
-        else write_row<E>(a, p.batch, head, o, all);
+        float2 stat[MOST_BLOCKS];
+        float4 part[MOST_BLOCKS], o = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int k = 0; k < MOST_BLOCKS; k++)
+            if (k < size) {
+                stat[k] = *(const float2 *)(cluster.map_shared_rank(room.total, k) + row * 2);
+                part[k] = *(const float4 *)(cluster.map_shared_rank(room.rows, k) + row * S::ROW + column);
+            }
+        merged all = { 0, -INFINITY };
+#pragma unroll
+        for (int k = 0; k < MOST_BLOCKS; k++)
+            if (k < size) all.most = fmaxf(all.most, stat[k].x);
+#pragma unroll
+        for (int k = 0; k < MOST_BLOCKS; k++)
+            if (k < size) {
+                float weight = weight_of(stat[k].x, all.most);
+                all.sum += weight * stat[k].y;
+                add_weighted(o, weight, part[k]);
+            }
+        if (a.parts) write_part(a, p.batch, blockIdx.x / size, head, E, column, o, all);
+        else write_row(a, p.batch, head, E, column, o, all);
     }
 #endif
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -413,20 +445,20 @@ template <int E> __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(de
     int64_t batch = at / a.h, head = at % a.h;
     const float *stats = a.parts + (int64_t)a.b * a.n_parts * a.h * E;
     merged all = { 0, -INFINITY };
-    row_piece<E> o = {};
+    float4 o = make_float4(0, 0, 0, 0);
     for (int first = 0; first < a.n_parts; first += TN_WARP) {
         merged next;
         int64_t at_first = (batch * a.n_parts + first) * a.h + head;
-        row_piece<E> piece = merge_row<E, MOST_BLOCKS>(
+        float4 piece = merge_row<E>(
             min(a.n_parts - first, TN_WARP), [&](int k) { return a.parts + (at_first + (int64_t)k * a.h) * E; },
             [&](int k) { return stats + (at_first + (int64_t)k * a.h) * 2; }, &next);
-        float most = fmaxf(all.most, next.most), old = all.most == -INFINITY ? 0.0f : tn_at_exp2(all.most - most);
-        float young = next.most == -INFINITY ? 0.0f : tn_at_exp2(next.most - most);
+        float most = fmaxf(all.most, next.most), old = weight_of(all.most, most), young = weight_of(next.most, most);
         all = { all.sum * old + next.sum * young, most };
-#pragma unroll
-        for (int j = 0; j < row_piece<E>::N; j++) o.x[j] = o.x[j] * old + piece.x[j] * young;
+        o = make_float4(o.x * old, o.y * old, o.z * old, o.w * old);
+        add_weighted(o, young, piece);
     }
-    write_row<E>(a, batch, (int)head, o, all);
+    int column = threadIdx.x % TN_WARP * 4;
+    if (column < E) write_row(a, batch, (int)head, E, column, o, all);
 }
 
 /* ---- launches ---- */

@@ -77,30 +77,11 @@ template <int D, bool SHARED> __device__ __forceinline__ void fetch_values(const
     tn_at_fetch_panels<KEYS, D>(to, from, SHARED ? D : c.v.token, at.end - key);
 }
 
-/* Tiles are handed over when the next is asked for: values lag a step behind keys, so that nobody waits for the one to ask for the other. */
-struct handing_over {
-    uint32_t pending;
-
-    __device__ __forceinline__ void asked_for(uint32_t full) {
-        tn_at_copy_commit();
-        if (pending) {
-            tn_at_copy_wait<1>();
-            tn_at_publish();
-            tn_at_arrive(pending);
-        }
-        pending = full;
-    }
-    __device__ __forceinline__ void finish() {
-        tn_at_copy_wait<0>();
-        tn_at_publish();
-        tn_at_arrive(pending);
-    }
-};
-
+/* Values lag a step behind keys, so that nobody waits for the one to ask for the other. */
 template <typename S, int D, bool SHARED>
 __device__ __forceinline__ void feed(const tn_at_core &c, const place &at, uint32_t query, tn_at_ring<STAGES> keys,
                                      tn_at_ring<STAGES> values) {
-    handing_over tiles = { 0 };
+    tn_at_handing_over tiles = { 0 };
     if (at.begin >= at.end) return;
     if (!SHARED)
         tn_at_fetch_panels<ROWS, D>(query, tn_at_of<tn_cuda_bf16>(c.q, blockIdx.z, at.first, at.head), c.q.token, c.p.n - at.first);
@@ -242,8 +223,8 @@ __device__ __forceinline__ void round_weights(uint32_t (&p)[KEYS / 16][4], const
 #pragma unroll
         for (int x = 0; x < 4; x++) {
             float low = s[2 * g + x / 2][x % 2 * 2], high = s[2 * g + x / 2][x % 2 * 2 + 1];
-            if (SHARED) low *= tn_at_low(av[x]), high *= tn_at_high(av[x]);
             p[g][x] = tn_at_pair(low, high);
+            if (SHARED) p[g][x] = tn_at_pair_product(p[g][x], av[x]);
         }
     }
 }
@@ -329,10 +310,12 @@ __device__ __forceinline__ void answer(const tn_at_core &c, const place &at, uns
         round_weights<SHARED>(p, s, tile + S::TILE + S::A);
         if (SHARED) keys.say_empty(keys.stage);
         keys.step();
+        if (__any_sync(0xffffffffu, kept[0] != 1 || kept[1] != 1)) { /* a maximum seldom moves after the first tiles */
 #pragma unroll
-        for (int t = 0; t < D / 8; t++)
+            for (int t = 0; t < D / 8; t++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) w.o[t][i] *= kept[i / 2];
+                for (int i = 0; i < 4; i++) w.o[t][i] *= kept[i / 2];
+        }
     }
     if (at.begin < at.end) {
         values.await_full();

@@ -51,6 +51,13 @@ __device__ __forceinline__ void tn_at_fetch_panels(uint32_t to, const tn_cuda_bf
 /* What this thread has written to shared memory becomes visible to wgmma, once a barrier has been passed too. */
 __device__ __forceinline__ void tn_at_publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+/* Two products of bf16, rounded. */
+__device__ __forceinline__ uint32_t tn_at_pair_product(uint32_t a, uint32_t b) {
+    uint32_t product;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
 /* ---- barriers ---- */
 
 __device__ __forceinline__ void tn_at_barrier_make(uint32_t at, int arrivals) {
@@ -112,6 +119,26 @@ template <int STAGES> struct tn_at_ring {
     }
 };
 
+/* The fetching warpgroup hands a tile over when it has asked for the next: who reads must not need the one to let the other be asked for. */
+struct tn_at_handing_over {
+    uint32_t pending;
+
+    __device__ __forceinline__ void asked_for(uint32_t full) {
+        tn_at_copy_commit();
+        if (pending) {
+            tn_at_copy_wait<1>();
+            tn_at_publish();
+            tn_at_arrive(pending);
+        }
+        pending = full;
+    }
+    __device__ __forceinline__ void finish() {
+        tn_at_copy_wait<0>();
+        tn_at_publish();
+        tn_at_arrive(pending);
+    }
+};
+
 template <int N> __device__ __forceinline__ void tn_at_more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void tn_at_fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -153,18 +180,34 @@ template <int N> __device__ __forceinline__ void tn_at_hold(uint32_t (&a)[N][4])
     TN_AT_R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-/* c [64 x 8 N] (+)= a b', both tiles by rows. N: 8 or 16. */
-__device__ __forceinline__ void tn_at_rows_by_rows(float (&c)[8][4], uint64_t a, uint64_t b, int add) {
+/* c [64 x 8 N] = or += a b', both tiles by rows. N: 8 or 16. */
+#define TN_AT_FRESH(j) "=f"(c[j][0]), "=f"(c[j][1]), "=f"(c[j][2]), "=f"(c[j][3])
+#define TN_AT_FRESH32 \
+    TN_AT_FRESH(0), TN_AT_FRESH(1), TN_AT_FRESH(2), TN_AT_FRESH(3), TN_AT_FRESH(4), TN_AT_FRESH(5), TN_AT_FRESH(6), TN_AT_FRESH(7)
+#define TN_AT_FRESH64                                                                                                                   \
+    TN_AT_FRESH32, TN_AT_FRESH(8), TN_AT_FRESH(9), TN_AT_FRESH(10), TN_AT_FRESH(11), TN_AT_FRESH(12), TN_AT_FRESH(13), TN_AT_FRESH(14), \
+        TN_AT_FRESH(15)
+__device__ __forceinline__ void tn_at_rows_by_rows_first(float (&c)[8][4], uint64_t a, uint64_t b) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" TN_AT_R32
                  "}, %32, %33, add, 1, 1, 0, 0;\n}"
-                 : TN_AT_C32
-                 : "l"(a), "l"(b), "r"(add));
+                 : TN_AT_FRESH32
+                 : "l"(a), "l"(b), "r"(0));
 }
-__device__ __forceinline__ void tn_at_rows_by_rows(float (&c)[16][4], uint64_t a, uint64_t b, int add) {
+__device__ __forceinline__ void tn_at_rows_by_rows_first(float (&c)[16][4], uint64_t a, uint64_t b) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" TN_AT_R64
                  "}, %64, %65, add, 1, 1, 0, 0;\n}"
+                 : TN_AT_FRESH64
+                 : "l"(a), "l"(b), "r"(0));
+}
+__device__ __forceinline__ void tn_at_rows_by_rows(float (&c)[8][4], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" TN_AT_R32 "}, %32, %33, 1, 1, 1, 0, 0;"
+                 : TN_AT_C32
+                 : "l"(a), "l"(b));
+}
+__device__ __forceinline__ void tn_at_rows_by_rows(float (&c)[16][4], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" TN_AT_R64 "}, %64, %65, 1, 1, 1, 0, 0;"
                  : TN_AT_C64
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b));
 }
 /* c [64 x 8 N] += a b, a in registers as accumulators lie, b by columns. */
 __device__ __forceinline__ void tn_at_by_columns(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b) {
@@ -181,8 +224,11 @@ __device__ __forceinline__ void tn_at_by_columns(float (&c)[16][4], const uint32
 /* s [64 x 8 N] = rows of a times rows of b, tiles of width D with A_ROWS and 8 N rows; to be awaited. */
 template <int D, int A_ROWS, int N> __device__ __forceinline__ void tn_at_scores(float (&s)[N][4], uint32_t a, uint32_t b) {
 #pragma unroll
-    for (int k = 0; k < D / 16; k++)
-        tn_at_rows_by_rows(s, tn_at_rows(a + k / 4 * A_ROWS * 128 + k % 4 * 32), tn_at_rows(b + k / 4 * N * 8 * 128 + k % 4 * 32), k != 0);
+    for (int k = 0; k < D / 16; k++) {
+        uint64_t left = tn_at_rows(a + k / 4 * A_ROWS * 128 + k % 4 * 32), right = tn_at_rows(b + k / 4 * N * 8 * 128 + k % 4 * 32);
+        if (k == 0) tn_at_rows_by_rows_first(s, left, right);
+        else tn_at_rows_by_rows(s, left, right);
+    }
     tn_at_commit();
 }
 /* sum [64 x D] += p [64 x 16 K] times the tile b of 16 K rows; to be awaited. */

@@ -8,7 +8,8 @@ bool tn_cross_entropy_check_target(tn_op_call *call, const tn_tensor *rows, cons
     bool fits = target->axes == rows->axes - 1;
     for (int axis = 0; fits && axis < target->axes; axis++) fits = target->shape[axis] == rows->shape[axis];
     TN_WANT(fits, call, TN_ERR_SHAPE, "wanted target of %s's shape without the last axis", call->op->inputs[0].name);
-    call->out_spec[0] = (tn_spec){ rows->dtype, TN_SCALAR };
+    const tn_cross_entropy_args *args = call->args;
+    call->out_spec[0] = (tn_spec){ args->wide_loss ? tn_wide_dtype(rows->dtype) : rows->dtype, TN_SCALAR };
     call->n_aux = 2;
     call->aux_spec[0] = call->aux_spec[1] = (tn_spec){ tn_wide_dtype(rows->dtype), tn_shape_of(target) };
     return true;
@@ -30,8 +31,9 @@ static int64_t cross_entropy_floor_bytes(const tn_op_call *call, bool backward) 
     return backward ? number + cross_entropy_saved_bytes(call) + (int64_t)tn_bytes(call->in[0]) : tn_call_in_bytes(call) + number;
 }
 
-const tn_attr_def tn_cross_entropy_attrs[1] = {
+const tn_attr_def tn_cross_entropy_attrs[2] = {
     TN_ATTR(tn_cross_entropy_args, ignore_index, TN_ATTR_INT, "-100", "rows with this target do not count"),
+    TN_ATTR(tn_cross_entropy_args, wide_loss, TN_ATTR_BOOL, "false", "the loss is f32 beside bf16"),
 };
 
 static const tn_input_def cross_entropy_inputs[] = {

@@ -4,7 +4,7 @@
  *     tn_tensor *loss = tn_cross_entropy(logits, target, TN_CROSS_ENTROPY());
  *     tn_tensor *loss = tn_linear_cross_entropy(x, weight, target, TN_CROSS_ENTROPY(.ignore_index = 0));
  *
- * logits [.., v], target i64 [..]; x [.., d], weight [v, d]. The loss is a scalar of the logits' (x's) dtype: the mean over the targets
+ * logits [.., v], target i64 [..]; x [.., d], weight [v, d]. The loss is a scalar of the logits' (x's) dtype, or f32 beside bf16 with wide_loss: the mean over the targets
  * that are not ignore_index, and 0 with zero gradients where none is left. Any other target outside 0 .. v-1 is an error; on CUDA, which
  * is not waited for, it makes the loss NaN, and an error only in debug contexts.
  * Saved for backward, with s = 4 bytes (8 for f64): logits, target and two statistics a row: bytes(logits) + rows x (8 + 2s);
@@ -20,6 +20,7 @@ extern "C" {
 
 typedef struct tn_cross_entropy_args {
     int64_t ignore_index; /* rows with this target do not count; -100 */
+    bool wide_loss;       /* beside bf16 the loss is f32, so that it does not end after three digits; false */
 } tn_cross_entropy_args;
 #define TN_CROSS_ENTROPY(...) ((tn_cross_entropy_args){ .ignore_index = -100, __VA_ARGS__ })
 

@@ -142,9 +142,20 @@ __device__ __forceinline__ void put_number(double *to, double value) { *to = val
 __device__ __forceinline__ void put_number(float *to, double value) { *to = (float)value; }
 __device__ __forceinline__ void put_number(tn_cuda_bf16 *to, double value) { *to = __double2bfloat16(value); }
 
-/* *to = the sum, or with `by_sum` not set dout (NULL: 1), by the count. */
-template <typename To, typename From>
-__global__ void __launch_bounds__(PART_THREADS) divide_by_count(To *to, bool by_sum, const From *dout, const double *parts, int64_t n_parts) {
+/* do, of the logits' dtype or f32; NULL stands for 1. */
+struct upstream_scalar {
+    const void *data;
+    tn_dtype dtype;
+};
+__device__ __forceinline__ double value_of(upstream_scalar dout) {
+    if (!dout.data) return 1;
+    if (dout.dtype == TN_F64) return *(const double *)dout.data;
+    return dout.dtype == TN_F32 ? *(const float *)dout.data : tn_widen(*(const tn_cuda_bf16 *)dout.data);
+}
+
+/* *to = the sum, or with `by_sum` not set dout, by the count. */
+template <typename To>
+__global__ void __launch_bounds__(PART_THREADS) divide_by_count(To *to, bool by_sum, upstream_scalar dout, const double *parts, int64_t n_parts) {
     __shared__ double scratch[TN_WARP];
     double sum = 0, count = 0;
     for (int64_t part = threadIdx.x; part < n_parts; part += PART_THREADS) {
@@ -154,7 +165,7 @@ __global__ void __launch_bounds__(PART_THREADS) divide_by_count(To *to, bool by_
     sum = tn_block_sum(sum, scratch);
     count = tn_block_sum(count, scratch);
     if (threadIdx.x > 0) return;
-    double shared = by_sum ? sum : dout ? (double)tn_widen(*dout) : 1;
+    double shared = by_sum ? sum : value_of(dout);
     put_number(to, count > 0 ? shared / count : 0.0);
 }
 
@@ -167,7 +178,7 @@ extern "C" tn_status tn_entropy_mean_cuda(tn_device *device, const void *loss, c
     cudaStream_t s = (cudaStream_t)stream;
     TN_WITH_FLOAT(o->dtype, T, {
         launch_sums<tn_wide<T>>((double *)scratch, (const tn_wide<T> *)loss, target, rows, ignore_index, s);
-        divide_by_count<T, T><<<1, PART_THREADS, 0, s>>>((T *)o->data, true, NULL, (const double *)scratch, part_count(rows));
+        divide_by_count<T><<<1, PART_THREADS, 0, s>>>((T *)o->data, true, upstream_scalar{NULL, TN_F32}, (const double *)scratch, part_count(rows));
     });
     return tn_cuda_said(device, (int)cudaGetLastError(), "cross_entropy mean");
 }
@@ -175,9 +186,10 @@ extern "C" tn_status tn_entropy_mean_cuda(tn_device *device, const void *loss, c
 extern "C" tn_status tn_entropy_scale_cuda(tn_device *device, tn_dtype dtype, const tn_tensor *dout, const int64_t *target, int64_t rows, int64_t ignore_index,
                                            void *scale, void *scratch, void *stream) {
     cudaStream_t s = (cudaStream_t)stream;
+    upstream_scalar by = {dout ? dout->data : NULL, dout ? dout->dtype : TN_F32};
     TN_WITH_FLOAT(dtype, T, {
         launch_sums<float>((double *)scratch, NULL, target, rows, ignore_index, s);
-        divide_by_count<tn_wide<T>, T><<<1, PART_THREADS, 0, s>>>((tn_wide<T> *)scale, false, dout ? (const T *)dout->data : NULL, (const double *)scratch, part_count(rows));
+        divide_by_count<tn_wide<T>><<<1, PART_THREADS, 0, s>>>((tn_wide<T> *)scale, false, by, (const double *)scratch, part_count(rows));
     });
     return tn_cuda_said(device, (int)cudaGetLastError(), "cross_entropy scale");
 }

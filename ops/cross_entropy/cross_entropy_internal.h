@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 extern const tn_op_def tn_linear_cross_entropy_def;
-extern const tn_attr_def tn_cross_entropy_attrs[1];
+extern const tn_attr_def tn_cross_entropy_attrs[2];
 extern const tn_sample tn_cross_entropy_samples[];
 extern const tn_sample tn_linear_cross_entropy_samples[];
 

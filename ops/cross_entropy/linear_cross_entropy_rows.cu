@@ -144,14 +144,16 @@ extern "C" tn_status tn_entropy_both_cuda(tn_device *device, const tn_entropy_ro
 #define SCALED_THREADS 256
 #define SCALED_UNROLL 4
 
-template <typename T> __global__ void __launch_bounds__(SCALED_THREADS) scale_elements(T *to, const T *from, const T *by, int64_t numel) {
+/* `By`: the type of do, T or f32. */
+template <typename T, typename By>
+__global__ void __launch_bounds__(SCALED_THREADS) scale_elements(T *to, const T *from, const By *by, int64_t numel) {
     tn_wide<T> scale = tn_widen(*by);
     for (int64_t i = (int64_t)blockIdx.x * SCALED_THREADS + threadIdx.x; i < numel; i += (int64_t)gridDim.x * SCALED_THREADS)
         to[i] = tn_narrow<T>(tn_widen(from[i]) * scale);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(SCALED_THREADS) scale_packs(T *to, const T *from, const T *by, int64_t packs, int64_t numel) {
+template <typename T, typename By>
+__global__ void __launch_bounds__(SCALED_THREADS) scale_packs(T *to, const T *from, const By *by, int64_t packs, int64_t numel) {
     constexpr int n = tn_pack<T>::n;
     float scale = tn_widen(*by);
     int64_t first = (int64_t)blockIdx.x * SCALED_THREADS * SCALED_UNROLL + threadIdx.x;
@@ -172,22 +174,23 @@ __global__ void __launch_bounds__(SCALED_THREADS) scale_packs(T *to, const T *fr
     if (blockIdx.x == 0 && packs * n + threadIdx.x < numel) to[packs * n + threadIdx.x] = tn_narrow<T>(tn_widen(from[packs * n + threadIdx.x]) * scale);
 }
 
-template <typename T> static void launch_scaled(const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, bool packed, cudaStream_t stream) {
+template <typename T, typename By> static void launch_scaled(const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, bool packed, cudaStream_t stream) {
     int64_t packs = to->numel / tn_pack<T>::n;
     if constexpr (sizeof(T) < 8) {
         if (packed && packs > 0) {
-            scale_packs<T><<<tn_blocks(packs, SCALED_THREADS * SCALED_UNROLL), SCALED_THREADS, 0, stream>>>(
-                (T *)to->data, (const T *)from->data, (const T *)dout->data, packs, to->numel);
+            scale_packs<T, By><<<tn_blocks(packs, SCALED_THREADS * SCALED_UNROLL), SCALED_THREADS, 0, stream>>>(
+                (T *)to->data, (const T *)from->data, (const By *)dout->data, packs, to->numel);
             return;
         }
     }
-    scale_elements<T><<<tn_blocks(to->numel, SCALED_THREADS), SCALED_THREADS, 0, stream>>>((T *)to->data, (const T *)from->data,
-                                                                                           (const T *)dout->data, to->numel);
+    scale_elements<T, By><<<tn_blocks(to->numel, SCALED_THREADS), SCALED_THREADS, 0, stream>>>((T *)to->data, (const T *)from->data,
+                                                                                           (const By *)dout->data, to->numel);
 }
 
 extern "C" tn_status tn_entropy_scaled_cuda(tn_device *device, const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, void *stream) {
     bool packed = device->cuda_path != TN_CUDA_PLAIN && tn_aligned16(to->data) && tn_aligned16(from->data);
     if (to->numel == 0) return TN_OK;
-    TN_WITH_FLOAT(to->dtype, T, launch_scaled<T>(to, from, dout, packed, (cudaStream_t)stream));
+    if (to->dtype != dout->dtype) launch_scaled<tn_cuda_bf16, float>(to, from, dout, packed, (cudaStream_t)stream);
+    else TN_WITH_FLOAT(to->dtype, T, (launch_scaled<T, T>(to, from, dout, packed, (cudaStream_t)stream)));
     return tn_cuda_said(device, (int)cudaGetLastError(), "linear_cross_entropy backward");
 }

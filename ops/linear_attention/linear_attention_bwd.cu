@@ -21,9 +21,10 @@ struct order {
     __device__ __forceinline__ int of_angle(int angle) const { return how == TN_BWD_ROTATE ? (angle >> 3) * 16 + (angle & 7) : angle; }
 };
 
-/* ds = the parts of dS (+ begin) of the slices that were dealt out, four columns a thread. */
+/* ds = the parts of dS (+ begin), four columns a thread. */
 __global__ void state_sum(tn_bwd_deal deal, order slots, int rows, int e, const float *parts, const float *begin, float *ds) {
-    const int64_t slice = blockIdx.y, padded = (int64_t)(slots.how == TN_BWD_COSINE || slots.how == TN_BWD_BROAD ? 2 : 1) * slots.width * slots.width;
+    const int64_t slice = blockIdx.y,
+                  padded = (int64_t)(slots.how == TN_BWD_COSINE || slots.how == TN_BWD_BROAD ? 2 : 1) * slots.width * slots.width;
     const int per_row = e / 4;
     tn_bwd_let_next_start();
     tn_bwd_await_previous();
@@ -46,10 +47,9 @@ __global__ void state_sum(tn_bwd_deal deal, order slots, int rows, int e, const 
 
 __device__ __forceinline__ float pieces_sum(const tn_bwd_deal &deal, int64_t slice, int width, int slot, const float *sums) {
     if (!deal.tiles) return 0;
-    if (slice < deal.from) return sums[slice * width + slot];
     float sum = 0;
-    const uint32_t local = (uint32_t)slice - deal.from, last = tn_bwd_owner(deal, (local + 1) * deal.tiles - 1);
-    for (uint32_t block = tn_bwd_owner(deal, local * deal.tiles); block <= last; block++)
+    const uint32_t last = tn_bwd_owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
+    for (uint32_t block = tn_bwd_owner(deal, (uint32_t)slice * deal.tiles); block <= last; block++)
         sum += sums[((int64_t)block + slice) * width + slot];
     return sum;
 }
@@ -84,20 +84,21 @@ __global__ void __launch_bounds__(256) theta_sum(tn_bwd_deal of_q, tn_bwd_deal o
 /* ---- the host's side ---- */
 
 struct plan {
-    bool tiles, wgmma; /* tiles false: the plain kernels */
-    bool broad;        /* d above 128 */
-    uint32_t own;      /* slices that every block takes whole; 0: the passes are kernels of their own */
-    int width;         /* padded */
+    bool tiles, wgmma;        /* tiles false: the plain kernels */
+    bool broad;               /* d above 128 */
+    bool cosine_q, cosine_kv; /* the pass has a kernel of its own */
+    bool one_launch;          /* both passes in one kernel */
+    bool by_parts;            /* the second pass adds up dS's parts itself */
+    int width;                /* padded */
     tn_bwd_deal q, k;
     /* In the workspace, in floats. */
     size_t parts, ds, q_sums, k_sums, q_off, k_off, total;
 };
 
-tn_bwd_deal make_deal(const tn_la_problem *p, int64_t tokens, uint32_t from, int multiprocessors) {
+tn_bwd_deal make_deal(const tn_la_problem *p, int64_t tokens, int multiprocessors) {
     tn_bwd_deal deal;
-    deal.from = from;
     deal.tiles = (uint32_t)((tokens + TN_BWD_TOKENS - 1) / TN_BWD_TOKENS);
-    deal.all = deal.tiles * ((uint32_t)(p->b * p->h) - from);
+    deal.all = deal.tiles * (uint32_t)(p->b * p->h);
     deal.blocks = deal.all < (uint32_t)multiprocessors ? deal.all : (uint32_t)multiprocessors;
     deal.heads = (uint32_t)p->h;
     return deal;
@@ -113,14 +114,17 @@ bool operand_fits(const tn_la_operand &operand, int64_t widest) {
 }
 
 /* Do the kernels for 129 to 256 features have all that is asked for? */
-bool is_broad(const tn_la_problem *p) { return p->d > 128 && !p->encoded && p->q.act == TN_NONE && p->k.act == TN_NONE && p->v.act == TN_NONE; }
+bool is_broad(const tn_la_problem *p) {
+    return p->d > 128 && !p->encoded && p->q.act == TN_NONE && p->k.act == TN_NONE && p->v.act == TN_NONE;
+}
 
 /* Can the kernels of tiles take it? */
 bool takes_tiles(const tn_op_call *call, const tn_la_problem *p) {
     const tn_device *device = call->device;
     if (p->dtype != TN_BF16 || device->cuda_path == TN_CUDA_PLAIN) return false;
     const int64_t widest = is_broad(p) ? 256 : 128;
-    if (!operand_fits(p->q, widest) || !operand_fits(p->k, widest) || !operand_fits(p->v, 128) || (p->has_gate && !operand_fits(p->g, 128))) return false;
+    if (!operand_fits(p->q, widest) || !operand_fits(p->k, widest) || !operand_fits(p->v, 128) || (p->has_gate && !operand_fits(p->g, 128)))
+        return false;
     if (!strides_fit(p->o_stride) || !aligned(p->d_o) || !aligned(p->dstate_out) || !aligned(p->s) || !aligned(p->dstate)) return false;
     if (!aligned(p->dq) || !aligned(p->dk) || !aligned(p->dv) || !aligned(p->dg)) return false;
     const int64_t slices = p->b * p->h, tokens = p->n > p->m ? p->n : p->m;
@@ -129,8 +133,24 @@ bool takes_tiles(const tn_op_call *call, const tn_la_problem *p) {
 
 bool fits(const tn_device *device, int shared_bytes) { return shared_bytes >= 0 && (size_t)shared_bytes <= device->shared_bytes; }
 
-/* Is a slice of so many tokens better taken whole? Where it is long, the blocks' unequal shares and their states weigh nothing. */
-bool is_short(int64_t tokens) { return tokens > 0 && tokens <= 512; }
+/* Are the heads so short, or short and so many that one each fills the GPU, that a launch less is worth more than equal shares? */
+bool is_short(const tn_la_problem *p, int multiprocessors) {
+    const int64_t longest = 512;
+    const int64_t most = p->n > p->m ? p->n : p->m, least = p->n < p->m ? p->n : p->m;
+    return p->d_o && least > 0 && (most <= 3 * TN_BWD_TOKENS || (most <= longest && 4 * p->b * p->h >= 3 * multiprocessors));
+}
+/* And are q, k, v and g, all of them, used as they are? */
+bool is_bare(const tn_la_problem *p) {
+    return !p->encoded && p->has_gate && p->d == 128 && p->e == 128 && p->q.act == TN_NONE && p->k.act == TN_NONE && p->v.act == TN_NONE &&
+           p->g.act == TN_NONE;
+}
+
+/* Have the cosine kernels of full tiles all that the operands ask for? */
+bool cosine_fits(const tn_la_operand &encoded, const tn_la_operand &other) {
+    const bool act_fits = encoded.act == TN_NONE || encoded.act == TN_SILU || (encoded.act == TN_SOFTMAX && !encoded.over_sequence);
+    return act_fits && encoded.width == 128 && other.width == 128 && encoded.grid.axes == 1 && encoded.grid.leading == 0 &&
+           encoded.grid.angles == 128 && (other.act == TN_NONE || other.act == TN_SILU);
+}
 
 size_t place(size_t *total, size_t floats) {
     size_t at = *total;
@@ -150,23 +170,27 @@ plan make_plan(const tn_op_call *call, const tn_la_problem *p) {
         l.wgmma = l.wgmma && fits(device, tn_bwd_shared_broad(true));
         if (!l.wgmma && !fits(device, tn_bwd_shared_broad(false))) return l;
     } else if (!device->dry_run) {
-        l.wgmma = l.wgmma && fits(device, tn_bwd_shared_q(128, cosine, true)) && fits(device, tn_bwd_shared_kv(128, cosine, true)) &&
-                  fits(device, tn_bwd_shared_whole());
+        l.wgmma = l.wgmma && fits(device, tn_bwd_shared_q(128, cosine, true)) && fits(device, tn_bwd_shared_kv(128, cosine, true));
         if (!l.wgmma && !(fits(device, tn_bwd_shared_q(l.width, cosine, false)) && fits(device, tn_bwd_shared_kv(l.width, cosine, false))))
             return l;
     }
     l.tiles = true;
+    l.cosine_q = l.wgmma && cosine && p->has_gate && cosine_fits(p->q, p->g) && (device->dry_run || fits(device, tn_bwd_shared_q_cosine()));
+    l.cosine_kv =
+        l.wgmma && cosine && cosine_fits(p->k, p->v) && p->v.act == TN_NONE && (device->dry_run || fits(device, tn_bwd_shared_kv_cosine()));
     const int multiprocessors = device->multiprocessors > 0 ? device->multiprocessors : 132;
     const int64_t slices = p->b * p->h, n = p->d_o ? p->n : 0;
-    if (l.wgmma && !l.broad && !cosine && is_short(n) && is_short(p->m) && !p->q.over_sequence && !p->k.over_sequence && (p->dk || p->dv || p->dtheta))
-        l.own = (uint32_t)(slices / multiprocessors);
-    const uint32_t from = l.own * (uint32_t)multiprocessors;
-    l.q = make_deal(p, n, from, multiprocessors);
-    l.k = make_deal(p, p->m, from, multiprocessors);
-    const size_t width = (size_t)l.width, dealt = (size_t)(slices - from);
+    l.q = make_deal(p, n, multiprocessors);
+    l.k = make_deal(p, p->m, multiprocessors);
+    l.one_launch = l.wgmma && is_short(p, multiprocessors) && is_bare(p) && (device->dry_run || fits(device, tn_bwd_shared_short()));
+    if (l.one_launch) return l;
+    const size_t width = (size_t)l.width;
     const bool q_sums = p->dtheta || p->q.over_sequence, k_sums = p->dtheta || p->k.over_sequence;
-    l.parts = place(&l.total, l.q.all ? (l.q.blocks + dealt) * width * width * (cosine || l.broad ? 2 : 1) : 0);
-    l.ds = place(&l.total, p->dstate ? 0 : dealt * (size_t)(p->state_rows * p->e));
+    l.parts = place(&l.total, l.q.all ? (l.q.blocks + (size_t)slices) * width * width * (cosine || l.broad ? 2 : 1) : 0);
+    /* Where a slice has few. */
+    l.cosine_q = l.cosine_kv = false;
+    l.by_parts = l.cosine_q && l.cosine_kv && l.q.all && !p->dstate && !p->dstate_out && l.q.blocks <= 2 * (uint64_t)slices;
+    l.ds = place(&l.total, p->dstate || l.by_parts ? 0 : (size_t)slices * (size_t)(p->state_rows * p->e));
     l.q_sums = place(&l.total, q_sums && l.q.tiles ? (l.q.blocks + (size_t)slices) * width : 0);
     l.k_sums = place(&l.total, k_sums && l.k.tiles ? (l.k.blocks + (size_t)slices) * width : 0);
     l.q_off = place(&l.total, p->q.over_sequence ? (size_t)slices * width : 0);
@@ -191,10 +215,14 @@ int run_pass(tn_bwd_pass pass, const plan &l, int64_t slices, float *off, int (*
 }
 
 int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStream_t stream) {
-    const int64_t slices = p->b * p->h, from = l.q.from, dealt = slices - from, of_slice = p->state_rows * p->e;
+    const int64_t slices = p->b * p->h, of_slice = p->state_rows * p->e;
     if (slices == 0) return 0;
-    const order slots = { l.broad ? TN_BWD_BROAD : !p->encoded ? TN_BWD_PLAIN : p->kind == TN_COSINE ? TN_BWD_COSINE : TN_BWD_ROTATE, l.width, (int)p->d };
-    float *ds = p->dstate ? (float *)p->dstate + from * of_slice : workspace + l.ds;
+    const order slots = { l.broad                ? TN_BWD_BROAD
+                          : !p->encoded          ? TN_BWD_PLAIN
+                          : p->kind == TN_COSINE ? TN_BWD_COSINE
+                                                 : TN_BWD_ROTATE,
+                          l.width, (int)p->d };
+    float *ds = p->dstate ? (float *)p->dstate : workspace + l.ds;
     const bool of_keys = l.k.tiles && (p->dk || p->dv || p->dtheta), of_state = of_keys || p->dstate;
     tn_bwd_pass q = {};
     q.theta = (const float *)p->theta;
@@ -221,32 +249,36 @@ int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStrea
     k.dx = p->dk;
     k.dz = p->dv;
     k.state = ds;
-    k.state_from = (uint32_t)from;
     k.scale = 1;
+    k.dealt = l.q;
+    k.state_parts = l.by_parts ? q.state_parts : NULL;
     /* Only after a kernel of ours that was launched in the ordinary way: then inputs are complete. */
     const bool early = l.wgmma && l.q.tiles;
     k.follows = early;
     k.sums = workspace + l.k_sums;
     int error = 0;
-    if (l.own) {
-        tn_bwd_whole both = { q, k, l.own, (uint32_t)from / l.own, (const float *)p->dstate_out, (float *)p->dstate };
-        error = tn_bwd_run_whole(&both, stream);
-    } else if (l.q.all && (of_state || p->dq || p->dg || p->dtheta)) {
-        error = run_pass(q, l, slices, workspace + l.q_off, l.broad ? tn_bwd_run_q_broad : tn_bwd_run_q, stream);
+    if (l.one_launch) {
+        tn_bwd_short both = { q, k, (uint32_t)slices, (const float *)p->dstate_out, (float *)p->dstate };
+        return tn_bwd_run_short(&both, stream);
+    }
+    if (l.q.all && (of_state || p->dq || p->dg || p->dtheta)) {
+        error = l.cosine_q ? tn_bwd_run_q_cosine(&q, stream)
+                           : run_pass(q, l, slices, workspace + l.q_off, l.broad ? tn_bwd_run_q_broad : tn_bwd_run_q, stream);
     }
     if (error) return error;
-    if (of_state && dealt) {
+    if (of_state && !l.by_parts) {
         const int items = (int)(of_slice / 4);
-        const float *begin = p->dstate_out ? (const float *)p->dstate_out + from * of_slice : NULL;
-        const dim3 grid((unsigned)((items + 255) / 256), (unsigned)dealt);
+        const float *begin = p->dstate_out ? (const float *)p->dstate_out : NULL;
+        const dim3 grid((unsigned)((items + 255) / 256), (unsigned)slices);
         const float *parts = workspace + l.parts;
         const int rows = (int)p->state_rows, e = (int)p->e;
         if (early) error = (int)tn_bwd_launch_early(state_sum, grid, 256, 0, stream, l.q, slots, rows, e, parts, begin, ds);
         else state_sum<<<grid, 256, 0, stream>>>(l.q, slots, rows, e, parts, begin, ds);
         if (error) return error;
     }
-    if (of_keys && dealt) {
-        error = run_pass(k, l, slices, workspace + l.k_off, l.broad ? tn_bwd_run_kv_broad : tn_bwd_run_kv, stream);
+    if (of_keys) {
+        error = l.cosine_kv ? tn_bwd_run_kv_cosine(&k, stream)
+                            : run_pass(k, l, slices, workspace + l.k_off, l.broad ? tn_bwd_run_kv_broad : tn_bwd_run_kv, stream);
         if (error) return error;
     }
     if (p->dtheta) {

@@ -12,12 +12,10 @@ void tn_la_backward_plain(const tn_la_problem *problem, void *workspace, void *s
 
 /* The passes over tiles of 64 tokens, for bf16. */
 
-/* The tiles of slices `from` .. in a row are dealt out in even, contiguous ranges; block x has first(x) .. first(x + 1) - 1 and is never
- * without one. A piece is what a block has of one slice; it leaves what it sums at place block + slice, which no other piece has. The slices
- * before `from` are one piece each, at the place of that number. */
+/* The tiles of all slices in a row are dealt out in even, contiguous ranges; block x has first(x) .. first(x + 1) - 1 and is never without
+ * one. A piece is what a block has of one slice; it leaves what it sums at place block + slice, which no other piece has. */
 typedef struct tn_bwd_deal {
-    uint32_t tiles, all, blocks, heads; /* tiles of a slice, of all that are dealt out, blocks that have some, heads of a batch */
-    uint32_t from;
+    uint32_t tiles, all, blocks, heads; /* tiles of a slice, of all, blocks that have some, heads of a batch */
 } tn_bwd_deal;
 
 enum { TN_BWD_TOKENS = 64 };
@@ -28,11 +26,11 @@ typedef struct tn_bwd_pass {
     const void *d_o;    /* first pass */
     tn_la_strides o_stride;
     void *dx, *dz;      /* gradients of x and z, NULL where not wanted */
-    const float *state; /* S, or dS: [slices][d'][e], from slice state_from on */
-    uint32_t state_from;
+    const float *state; /* S, or dS: [slices][d'][e] */
     const float *theta;
     const float *off;   /* softmax over the sequence: the sum of p dp, [slices][padded width]; NULL: not known yet */
-    float *state_parts; /* first pass: dS by pieces but those before `from`, [d' padded][e padded], NULL: not wanted */
+    tn_bwd_deal dealt;  /* second pass: how the first was dealt, where state_parts are given in place of dS */
+    float *state_parts; /* first pass: dS by pieces, [d' padded][e padded], NULL: not wanted */
     int what;           /* what a head's tokens are summed up for: TN_BWD_*SUMS* */
     float *sums;        /* by pieces [padded width] */
     float scale;
@@ -45,18 +43,26 @@ typedef struct tn_bwd_pass {
 enum { TN_BWD_PLAIN, TN_BWD_ROTATE, TN_BWD_COSINE, TN_BWD_BROAD /* none, d above 128 */ };
 enum { TN_BWD_NO_SUMS, TN_BWD_SUMS_THETA, TN_BWD_SUMS_SOFTMAX /* of p dp */ };
 
-/* Both passes in one kernel: see linear_attention_bwd_whole.cu. */
-typedef struct tn_bwd_whole {
+/* Both passes in one kernel: see linear_attention_bwd_short.cu. */
+typedef struct tn_bwd_short {
     tn_bwd_pass q, k;
-    uint32_t own, blocks; /* slices of a block */
-    const float *begin;   /* dstate_out or NULL */
-    float *ds;            /* dstate or NULL; of own slices */
-} tn_bwd_whole;
+    uint32_t slices;
+    const float *begin; /* dstate_out or NULL */
+    float *ds;          /* dstate or NULL */
+} tn_bwd_short;
 
 /* Which instance of the kernels: padded widths 64 or 128; wgmma or mma.sync. Return a cudaError_t. */
 int tn_bwd_run_q(const tn_bwd_pass *pass, int width, bool wgmma, void *stream);
+/* Cosine LRPE, d = e = 128, one axis and no leading tokens, gate; softmax neither over the sequence nor on the gate; wgmma. */
+int tn_bwd_run_q_cosine(const tn_bwd_pass *pass, void *stream);
+int tn_bwd_shared_q_cosine(void);
+/* The same; v as it is. */
+int tn_bwd_run_kv_cosine(const tn_bwd_pass *pass, void *stream);
+int tn_bwd_shared_kv_cosine(void);
+/* No activations, no LRPE, d = e = 128, gate; wgmma. */
+int tn_bwd_run_short(const tn_bwd_short *pass, void *stream);
+int tn_bwd_shared_short(void);
 int tn_bwd_run_kv(const tn_bwd_pass *pass, int width, bool wgmma, void *stream);
-int tn_bwd_run_whole(const tn_bwd_whole *pass, void *stream); /* width 128, wgmma, not cosine */
 /* d from 129 to 256: no LRPE, no activation of q, k, v. */
 int tn_bwd_run_q_broad(const tn_bwd_pass *pass, int width, bool wgmma, void *stream);
 int tn_bwd_run_kv_broad(const tn_bwd_pass *pass, int width, bool wgmma, void *stream);
@@ -64,7 +70,6 @@ int tn_bwd_shared_broad(bool wgmma);
 /* Shared memory that a block needs; -1 where this library has no such code for the GPU. */
 int tn_bwd_shared_q(int width, bool cosine, bool wgmma);
 int tn_bwd_shared_kv(int width, bool cosine, bool wgmma);
-int tn_bwd_shared_whole(void);
 
 #ifdef __CUDACC__
 /* The shared memory that a block of the kernel needs, which it is allowed to have after this, or -1 where that cannot be, or where it is to use

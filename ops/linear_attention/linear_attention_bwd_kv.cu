@@ -31,7 +31,7 @@ template <typename Z> __global__ void __launch_bounds__(Z::threads, 1) pass_kv(c
         const uint32_t slice = here.slice;
         /* The block is done with the last slice's state. */
         __syncthreads();
-        tn_bwd_load_state<Z>(w.state(), p.state + (int64_t)(slice - p.state_from) * (Z::cosine ? 2 * p.d : p.d) * p.e, 1.0f, p.d, p.e,
+        tn_bwd_load_state<Z>(w.state(), p.state + (int64_t)slice * (Z::cosine ? 2 * p.d : p.d) * p.e, 1.0f, p.d, p.e,
                              p.how == TN_BWD_ROTATE);
         w.load_tables(p, slice);
         sums.clear();

@@ -1,5 +1,4 @@
-/* What the two passes of the backward of non-causal linear attention do with a tile and with a slice (a head of a batch). Three kernels are
- * made of it: each pass by itself, and both in one for short sequences. */
+/* What the two passes of the backward of non-causal linear attention do with a tile and with a slice (a head of a batch). */
 #ifndef TENON_LINEAR_ATTENTION_BWD_PASSES_CUH
 #define TENON_LINEAR_ATTENTION_BWD_PASSES_CUH
 
@@ -363,7 +362,7 @@ struct tn_bwd_walk {
     __device__ __forceinline__ tn_bwd_walk(const tn_bwd_deal &deal, uint32_t block) {
         const uint32_t first = block < deal.blocks ? tn_bwd_first(deal, block) : 0, at = deal.blocks ? first / deal.tiles : 0;
         left = block < deal.blocks ? tn_bwd_first(deal, block + 1) - first : 0;
-        slice = deal.from + at;
+        slice = at;
         token = (int64_t)(first - at * deal.tiles) * TN_BWD_TOKENS;
     }
     __device__ __forceinline__ void move(int64_t tokens) {

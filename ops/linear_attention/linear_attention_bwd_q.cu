@@ -35,7 +35,7 @@ template <typename Z> __global__ void __launch_bounds__(Z::threads, 1) pass_q(co
         const uint32_t slice = here.slice;
         /* The block is done with the last slice's state. */
         __syncthreads();
-        tn_bwd_load_state<Z>(w.state(), p.state + (int64_t)(slice - p.state_from) * (Z::cosine ? 2 * p.d : p.d) * p.e, p.scale, p.d, p.e,
+        tn_bwd_load_state<Z>(w.state(), p.state + (int64_t)slice * (Z::cosine ? 2 * p.d : p.d) * p.e, p.scale, p.d, p.e,
                              p.how == TN_BWD_ROTATE);
         w.load_tables(p, slice);
         if (p.what != TN_BWD_NO_SUMS) sums.clear();
@@ -48,7 +48,7 @@ template <typename Z> __global__ void __launch_bounds__(Z::threads, 1) pass_q(co
             here.move(p.x.tokens);
         } while (here.left && here.slice == slice);
         const int64_t piece = (int64_t)blockIdx.x + slice;
-        if (p.state_parts) tn_bwd_leave_state<Z>(p.state_parts + (piece - p.deal.from) * (Z::F * Z::W), p.scale, ds, w.at);
+        if (p.state_parts) tn_bwd_leave_state<Z>(p.state_parts + piece * (Z::F * Z::W), p.scale, ds, w.at);
         if (p.what != TN_BWD_NO_SUMS) {
             __syncthreads();
             tn_bwd_add_up<Z>(p.sums + piece * Z::W, sums.room);

@@ -12,11 +12,11 @@
  * The sum over all later tokens of <dq_u, q_u> - <dk_u, k_u> is small beside what is added up, and over a long sequence the rounding of bf16 products
  * would drown it. But at any token it equals <decay S_{t-1}, dS_t>, so every 2048 tokens both states are kept for a moment (1/8 of the bytes
  * of a tensor each) and the sum begins afresh from their product. */
+#include "../activation_cuda.cuh"
 #include "linear_attention_causal.h"
 #include "linear_attention_causal_plain.h"
 #include "linear_attention_scan.h"
 #include "linear_attention_step.h"
-#include "../activation_cuda.cuh"
 
 namespace {
 
@@ -97,6 +97,7 @@ tn_la_scan query_scan(const tn_la_problem *p) {
     s.o = p->dq, s.o_stride = p->q.stride;
     s.decode = needs_decode(p->q) || (p->dlog_decay && p->e > 128);
     s.raw = operand_of(p->q);
+    s.fine_dots = p->dlog_decay && p->decay == TN_LA_CONSTANT_DECAY;
     return s;
 }
 
@@ -111,6 +112,7 @@ tn_la_scan key_scan(const tn_la_problem *p) {
     s.o = p->dk, s.o_stride = p->k.stride;
     s.decode = needs_decode(p->k) || (p->dlog_decay && p->e > 128);
     s.raw = operand_of(p->k);
+    s.fine_dots = p->dlog_decay && p->decay == TN_LA_CONSTANT_DECAY;
     return s;
 }
 
@@ -138,7 +140,8 @@ struct uncovered_tensors {
     uncovered_tensor all[5];
 };
 
-__global__ void clear_uncovered(int64_t sequences, const int64_t *cu, int64_t tokens, int64_t heads, const __grid_constant__ uncovered_tensors tensors) {
+__global__ void clear_uncovered(int64_t sequences, const int64_t *cu, int64_t tokens, int64_t heads,
+                                const __grid_constant__ uncovered_tensors tensors) {
     int64_t first = tokens, last = 0;
     for (int64_t i = 0; i <= sequences; i++) first = min(first, cu[i]), last = max(last, cu[i]);
     first = max(first, (int64_t)0), last = max(min(last, tokens), first);
@@ -246,7 +249,8 @@ __global__ void slopes(int64_t packs, int act, const uint4 *g, const uint4 *d_o,
         for (int i = 0; i < 4; i++) {
             float low = tn_raw_element<tn_cuda_bf16>(x, 2 * i), high = tn_raw_element<tn_cuda_bf16>(x, 2 * i + 1);
             TN_WITH_ACT(act, Act, low = tn_act_slope<Act>(low); high = tn_act_slope<Act>(high));
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(low * tn_raw_element<tn_cuda_bf16>(d, 2 * i), high * tn_raw_element<tn_cuda_bf16>(d, 2 * i + 1));
+            const __nv_bfloat162 pair =
+                __floats2bfloat162_rn(low * tn_raw_element<tn_cuda_bf16>(d, 2 * i), high * tn_raw_element<tn_cuda_bf16>(d, 2 * i + 1));
             made[i] = *reinterpret_cast<const uint32_t *>(&pair);
         }
         to[at] = make_uint4(made[0], made[1], made[2], made[3]);
@@ -254,8 +258,8 @@ __global__ void slopes(int64_t packs, int act, const uint4 *g, const uint4 *d_o,
 }
 
 /* dtheta[head][column]: the parts of its features, slices and segments, in order. */
-__global__ void sum_theta(int64_t slices, int64_t heads, int query_segments, int key_segments, tn_lrpe_grid grid, const float *query, const float *key,
-                          float *dtheta) {
+__global__ void sum_theta(int64_t slices, int64_t heads, int query_segments, int key_segments, tn_lrpe_grid grid, const float *query,
+                          const float *key, float *dtheta) {
     int64_t n = grid.theta_heads * grid.theta_width, at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     if (at >= n) return;
     int64_t head = at / grid.theta_width, column = at % grid.theta_width, step = grid.theta_heads == 1 ? 1 : heads;
@@ -356,7 +360,8 @@ cudaError_t backward(const tn_la_problem *p, const tn_device *device, char *work
         const tn_la_scan s = gate_scan(p);
         const int64_t packs = rows * p->e / 8;
         if (s.gate.x && s.gate.x == p->dg)
-            slopes<<<tn_blocks(packs, 256), 256, 0, stream>>>(packs, p->g.act, (const uint4 *)p->g.x, (const uint4 *)p->d_o, (uint4 *)p->dg);
+            slopes<<<tn_blocks(packs, 256), 256, 0, stream>>>(packs, p->g.act, (const uint4 *)p->g.x, (const uint4 *)p->d_o,
+                                                              (uint4 *)p->dg);
         said = tn_la_scan_run(&s, device, room, stream);
     }
     if (plan.query && said == cudaSuccess) {

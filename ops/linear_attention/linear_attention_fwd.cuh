@@ -136,21 +136,21 @@ static cudaError_t tn_la_launch(void (*kernel)(Arguments...), dim3 grid, int thr
     return cudaLaunchKernelEx(&config, kernel, f);
 }
 
-/* How fragments of one slot turn: its rate and the coordinate axis that drives it. */
+/* How one slot turns: by theta and the coordinate of an axis. It is looked up before tiles are sent for, and used after: else it waits behind them. */
 struct tn_la_slot {
-    tn_tile_rate rate;
+    float theta;
     int axis;
 };
 /* theta of a slot of a head; slots beyond d and features that no axis reaches do not turn. */
 TN_TILE_DEVICE tn_la_slot tn_la_slot_of(const tn_la_forward &f, const tn_lrpe_grid &grid, int head_in_batch, int slot) {
-    tn_la_slot turn = { { 0, 0 }, 0 };
+    tn_la_slot turn = { 0, 0 };
     int feature = tn_slot_feature(f.kind == TN_LA_ROTATED, f.d, slot);
     if (f.kind == TN_LA_ROTATED && feature >= f.d / 2) feature -= f.d / 2;
     /* tn_lrpe_axis and tn_lrpe_theta_column, without divisions of 64 bits. */
     const unsigned span = grid.span > feature ? (unsigned)feature + 1 : (unsigned)grid.span, axis = (unsigned)feature / span;
     if (slot >= f.d || axis >= (unsigned)grid.axes) return turn;
     int64_t row = grid.theta_heads == 1 ? 0 : head_in_batch, column = grid.theta_width == 1 ? 0 : feature - axis * span;
-    turn.rate = tn_tile_rate_of(f.theta[row * grid.theta_width + column]);
+    turn.theta = f.theta[row * grid.theta_width + column];
     turn.axis = (int)axis;
     return turn;
 }

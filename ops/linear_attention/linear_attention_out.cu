@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(out_layout<T, W, E, Kind, Wgmma>::warps * 32, 
     out_block<T, W, E, Kind, Act, Wgmma> block(f, s_tile, rings, f.stages,
                                                memory + (rings + shared::warps * shared::ring(f.stages) - begin));
     tn_la_place now = tn_la_first_place(f.out_deal, blockIdx.x), coming = now;
+    tn_la_slot slot = block.look_up(now.head);
     block.find_next(coming);
     auto fetch = [&](int into) {
         if (coming.left > 0) {
@@ -53,10 +54,13 @@ __global__ void __launch_bounds__(out_layout<T, W, E, Kind, Wgmma>::warps * 32, 
     int head = -1, stage = 0;
     while (now.left > 0) {
         if (now.head != head) {
-            if (head >= 0) __syncthreads(); /* all are done with the last S */
+            if (head >= 0) {
+                slot = block.look_up(now.head);
+                __syncthreads(); /* all are done with the last S */
+            }
             head = now.head;
             block.find(head);
-            block.take_turns(head);
+            block.take_turns(slot);
             block.take_state(head);
             if (Wgmma) tn_wgmma_publish();
             __syncthreads();

@@ -121,13 +121,16 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
             }
         }
     }
-    /* The turns of a head's slots, by the whole block. */
-    __device__ __forceinline__ void take_turns(int head) {
+    /* The turns of a head's slots, by the whole block: a thread looks up one of them. */
+    __device__ __forceinline__ tn_la_slot look_up(int head) const {
+        if (tn_la_turns(Kind) && threadIdx.x < W) return tn_la_slot_of(f, f.q_grid, head % f.h, threadIdx.x);
+        return tn_la_slot{ 0, 0 };
+    }
+    __device__ __forceinline__ void take_turns(const tn_la_slot &slot) {
         if (tn_la_turns(Kind) && threadIdx.x < W) {
-            tn_la_slot slot = tn_la_slot_of(f, f.q_grid, head % f.h, threadIdx.x);
             slot_turn turn;
-            turn.rate = slot.rate;
-            tn_turn_of<wide>(8.0f, slot.rate, turn.step_c, turn.step_s);
+            turn.rate = tn_tile_rate_of(slot.theta);
+            tn_turn_of<wide>(8.0f, turn.rate, turn.step_c, turn.step_s);
             turns[threadIdx.x] = turn;
             if (shared::off_axis) axes[threadIdx.x] = slot.axis;
         }

@@ -42,12 +42,7 @@ __device__ __forceinline__ void make_pairs(const scan &a, uint32_t base, unsigne
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane / 4, pair = 2 * (lane % 4);
     const bool decays = a.log_decay != nullptr;
     float p[8][4];
-    tn_hopper_clear(p);
-    tn_wgmma_begin();
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++)
-        tn_hopper_product<false, false>(p, tn_hopper_columns(tiles, k), tn_hopper_columns(tiles + TILE, k));
-    tn_wgmma_commit();
+    tn_hopper_start_pairs(p, tiles, tiles + TILE);
     tn_wgmma_await<0>();
     tn_wgmma_hold(p);
     const float scale = a.read_scale * a.write_scale;
@@ -150,10 +145,25 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
 
         float o_sum[8][4];
         uint32_t rounded[WIDTH / 16][4], rest[WIDTH / 16][4], entering[CHUNK / 16][4], entering_rest[CHUNK / 16][4];
-        if (Mode != SUM) tn_hopper_round(rounded, s);
+        if (Mode != SUM) {
+            tn_hopper_round(rounded, s);
+            tn_hopper_clear(o_sum);
+        }
+        auto read_state = [&](const uint32_t(&a_of_state)[WIDTH / 16][4]) {
+            tn_wgmma_begin();
+#pragma unroll
+            for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(o_sum, a_of_state[k], tn_hopper_columns(x_tile, k));
+            tn_wgmma_commit();
+        };
+        /* Dots cancel over a sequence: what rounding has left of S counts there. */
         if (Mode == DOTS) {
+            tn_wgmma_hold(o_sum);
+            read_state(rounded);
+            tn_wgmma_await<1>(); /* nothing to wait for, but the compiler wants to see it before S is read */
             tn_hopper_rests(rest, rounded, s);
             tn_hopper_made(rest);
+            read_state(rest);
+            tn_wgmma_await<1>(); /* for registers */
         }
         if (decays) {
             const float all = logs[CHUNK - 1], f = tn_hopper_exp2(all);
@@ -161,24 +171,13 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
 #pragma unroll
             for (int j = 0; j < WIDTH / 8; j++) s[j][0] *= f, s[j][1] *= f, s[j][2] *= f, s[j][3] *= f;
         }
-        if (Mode != SUM) {
-            tn_hopper_clear(o_sum);
-            tn_wgmma_begin();
-#pragma unroll
-            for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(o_sum, rounded[k], tn_hopper_columns(x_tile, k));
-            /* Dots cancel over a sequence: what rounding has left of S counts there. */
-            if (Mode == DOTS) {
-#pragma unroll
-                for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(o_sum, rest[k], tn_hopper_columns(x_tile, k));
-            }
-            tn_wgmma_commit();
-        }
-        if (Mode == DOTS) { /* registers would not last for what follows too */
-            tn_wgmma_await<0>();
-            tn_wgmma_hold(o_sum);
-        }
+        if (Mode == OUTPUT) read_state(rounded);
         tn_hopper_entering<Mode == DOTS>(entering, entering_rest, z_panel + across, warp * 2, enters, decays, a.write_scale, pair);
-        if (Mode == DOTS) tn_hopper_made(entering_rest);
+        if (Mode == DOTS) {
+            tn_hopper_made(entering);
+            tn_hopper_made(entering_rest);
+            tn_wgmma_hold(s);
+        }
         tn_wgmma_begin();
 #pragma unroll
         for (int k = 0; k < CHUNK / 16; k++) tn_wgmma<true>(s, entering[k], tn_hopper_rows(y_tile, k));
@@ -195,10 +194,8 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
             continue;
         }
 
-        if (Mode == OUTPUT) {
-            tn_wgmma_await<1>();
-            tn_wgmma_hold(o_sum);
-        }
+        tn_wgmma_await<1>();
+        tn_wgmma_hold(o_sum);
         tn_hopper_read_factor(o_sum, reads, decays, a.read_scale, pair);
         tn_hopper_await(base + room::p_full + turn * 8, i / 2);
         tn_wgmma_hold(o_sum);
@@ -291,7 +288,7 @@ bool bare(const tn_la_scan_operand &x) { return x.act == TN_NONE && !x.encoded &
 
 bool tn_la_scan_hopper_fits(const tn_la_scan *s, const tn_device *device) {
     return device->cuda_path == TN_CUDA_HOPPER && device->shared_bytes >= (size_t)room::bytes && s->inner == WIDTH && s->outer == WIDTH &&
-           bare(s->x) && bare(s->y) && bare(s->z) && s->factor_of == TN_LA_FACTOR_NONE && !s->decode &&
+           bare(s->x) && bare(s->y) && bare(s->z) && s->factor_of == TN_LA_FACTOR_NONE && !s->decode && !s->fine_dots &&
            !(s->dots && (s->gate.x || !bare(s->raw)));
 }
 

@@ -71,6 +71,17 @@ TN_TILE_DEVICE void tn_hopper_await(uint32_t barrier, int times) {
         : "memory");
 #endif
 }
+/* Whether it has, without waiting. */
+TN_TILE_DEVICE bool tn_hopper_turned(uint32_t barrier, int times) {
+    uint32_t done = 1;
+#if TN_TILE_WGMMA
+    asm volatile("{\n\t.reg .pred there;\n\tmbarrier.test_wait.parity.shared::cta.b64 there, [%1], %2;\n\tselp.b32 %0, 1, 0, there;\n\t}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"((uint32_t)(times & 1))
+                 : "memory");
+#endif
+    return done != 0;
+}
 /* The threads of the second or the third warpgroup, or of both. */
 TN_TILE_DEVICE void tn_hopper_meet(int group) {
     if (group == 0) asm volatile("bar.sync 1, 128;" : : : "memory");
@@ -243,6 +254,14 @@ template <bool Reverse> struct tn_hopper_decay {
 
 /* ---- pairs of tokens ---- */
 
+/* p = x y' of two tiles, under way. */
+TN_TILE_DEVICE void tn_hopper_start_pairs(float (&p)[8][4], uint32_t x, uint32_t y) {
+    tn_hopper_clear(p);
+    tn_wgmma_begin();
+#pragma unroll
+    for (int k = 0; k < TN_HOPPER_WIDTH / 16; k++) tn_hopper_product<false, false>(p, tn_hopper_columns(x, k), tn_hopper_columns(y, k));
+    tn_wgmma_commit();
+}
 /* What the pairs (row, column) and (row, column + 1) are multiplied by: decay, and 0 where column is yet to come. */
 template <bool Reverse> TN_TILE_DEVICE float2 tn_hopper_pair_weight(const float *logs, bool decays, float scale, int row, int column) {
     float2 w = make_float2(scale, scale);

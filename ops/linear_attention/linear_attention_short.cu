@@ -8,7 +8,8 @@
  *     the one or two   tiles 2, 5, ..    then S
  *     after them
  *
- * Two blocks share a multiprocessor, so that a few more heads than multiprocessors do not take twice as long; with cosine only one fits. */
+ * Two blocks share a multiprocessor, so that a few more heads than multiprocessors do not take twice as long. With cosine only one fits; it has two
+ * stages more, for the first q and g, which so come with the first tiles. */
 #include "linear_attention_out.cuh"
 #include "linear_attention_state.cuh"
 
@@ -21,7 +22,9 @@ template <int Kind> struct short_shape {
     static constexpr int blocks = Kind == TN_LA_COSINE ? 1 : 2; /* on a multiprocessor */
     typedef state_layout<tn_cuda_bf16, 128, 128> of_state;
     typedef out_layout<tn_cuda_bf16, 128, 128, Kind, true> of_out;
-    static constexpr int tables = stages * of_state::stage, bytes = tables + of_out::tables + 1024;
+    static constexpr int places = Kind == TN_LA_COSINE ? 2 : 1; /* for units of q and g: the first one's own stages, then stages 0 and 1 */
+    static constexpr int own = stages * of_state::stage, tables = own + (places - 1) * 2 * of_state::stage,
+                         bytes = tables + of_out::tables + 1024;
     static_assert(of_out::s <= (stages - 2) * of_state::stage, "S lies in the stages after the first two");
     static_assert(of_out::warps / 2 * of_out::ring(1) == of_state::stage, "the rings of four warps are a stage");
     static_assert(blocks * (bytes + 1024) <= 227 * 1024, "so many blocks fit");
@@ -38,28 +41,41 @@ __global__ void __launch_bounds__(256, short_shape<Kind>::blocks) short_kernel(c
     const int head = blockIdx.x, warp = threadIdx.x >> 5, half = warp >> 2, slot = warp * 16, n = f.state_deal.per_head;
     const int chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, slot >> 3),
               other_chunk = tn_slot_chunk(Kind == TN_LA_ROTATED, f.d, (slot >> 3) + 1);
-    out_block<T, W, W, Kind, ActQ, true> out(f, s_tile, ring, 1, memory + (ring + shared::tables - begin));
+    const uint32_t first_place = shared::places == 2 ? ring + shared::own : ring;
+    out_block<T, W, W, Kind, ActQ, true> out(f, s_tile, first_place, 1, memory + (ring + shared::tables - begin), ring - first_place);
+    const int units = (int)((f.q.tokens + out.tokens - 1) / out.tokens);
     tn_la_place now = { head, 0, f.state_deal.per_head, 0 }, unit = { head, 0, 1, 0 };
+    constexpr int last_place = shared::places - 1;
+    const tn_la_place in_stages = { head, last_place, 1, 0 }; /* the unit that comes where tiles were */
     {
+        typedef turns<Kind, false> turns_of_kind;
+        const typename turns_of_kind::slots slots = turns_of_kind::look_up(f, head, slot);
+        const tn_la_slot out_slot = out.look_up(head);
         reader<T, W, W> coming(f, now);
         for (int i = 0; i < stages; i++) coming.fetch(ring, f);
         out.find(head);
         out.find_next(unit);
-        out.take_turns(head);
+        if (shared::places == 2) {
+            out.fetch(0, unit);
+            tn_tile_fetched();
+        }
+        out.take_turns(out_slot);
         state_block<T, W, W, Kind, ActK, true> state;
         state.clear();
-        if (tn_la_turns(Kind)) state.turn.begin(f, head % f.h, slot + (threadIdx.x >> 2 & 7));
-        bool fetched = false;
+        if (tn_la_turns(Kind)) state.turn.begin(slots);
+        bool fetched = last_place >= units;
         for (int i = 0, stage = 0; i < n; i++, now.piece++) {
             const uint32_t k_tile = ring + stage * shared::of_state::stage, v_tile = k_tile + shared::of_state::stage_v;
-            if (i == 0) tn_tile_await<stages - 1>();
+            /* In flight may be all groups after the tile's: the first q and g come after tile stages - 1. */
+            if (i == 0) tn_tile_await<stages - 1 + last_place>();
+            else if (i < stages) tn_tile_await<stages - 2 + last_place>();
             else tn_tile_await<stages - 2>();
             if constexpr (ActK == TN_LA_SETTLED) settle<T, W, W>(k_tile, v_tile, f, now, 0);
             tn_wgmma_publish();
             __syncthreads();
             /* The stage of the tile before this one is free: for the next tile, or else for q and g. */
-            if (i && i + stages - 1 >= n && half == (stage + stages - 1) % stages) {
-                out.fetch(0, unit);
+            if (!fetched && i && i + stages - 1 >= n && half == (stage + stages - 1) % stages) {
+                out.fetch(last_place, in_stages);
                 fetched = true;
             }
             if (i) coming.fetch(ring, f);
@@ -69,7 +85,7 @@ __global__ void __launch_bounds__(256, short_shape<Kind>::blocks) short_kernel(c
         }
         const int64_t size = (int64_t)f.state_rows * f.e;
         __syncthreads();
-        if (!fetched) out.fetch(0, unit);
+        if (!fetched) out.fetch(last_place, in_stages);
         tn_tile_fetched();
         if (f.state) state.add(f.state + head * size, f, slot, 0);
         state.keep(s_tile, slot);
@@ -77,12 +93,18 @@ __global__ void __launch_bounds__(256, short_shape<Kind>::blocks) short_kernel(c
     }
     tn_wgmma_publish();
     __syncthreads();
-    const int units = (int)((f.q.tokens + out.tokens - 1) / out.tokens);
-    for (; unit.piece < units; unit.piece++) {
-        tn_tile_await<0>();
-        out.unit(0, unit);
-        const tn_la_place following = { head, unit.piece + 1, 1, 0 };
-        if (following.piece < units) out.fetch(0, following);
+    if (shared::places == 1) tn_tile_fetched(); /* as if the first g were a group of its own */
+    for (int place = 0; unit.piece < units; unit.piece++, place ^= last_place) {
+        const tn_la_place following = { head, unit.piece + shared::places, 1, 0 };
+        if (shared::places == 1 || unit.piece == 0) tn_tile_await<1>();
+        else tn_tile_await<2>();
+        out.multiply_unit(place, unit);
+        __syncwarp();
+        if (following.piece < units) out.fetch_q(place, following);
+        tn_tile_fetched();
+        if (shared::places == 1) tn_tile_await<1>();
+        out.finish_unit(place, unit);
+        if (following.piece < units) out.fetch_g(place, following);
         tn_tile_fetched();
     }
 }

@@ -37,6 +37,8 @@ __global__ void __launch_bounds__(2 * W, Kind == TN_LA_UNTURNED && sizeof(T) == 
 
     tn_la_let_next_begin();
     tn_la_place now = tn_la_first_place(f.state_deal, blockIdx.x);
+    typedef turns<Kind, wide> turns_of_kind;
+    typename turns_of_kind::slots slots = turns_of_kind::look_up(f, now.head, slot);
     reader<T, W, E, D> coming(f, now);
     for (int i = 0; i < f.stages - 1; i++) coming.fetch(base, f);
     int stage = 0;
@@ -51,7 +53,7 @@ __global__ void __launch_bounds__(2 * W, Kind == TN_LA_UNTURNED && sizeof(T) == 
             for (int t = threadIdx.x; t < f.k_grid.axes * TN_LA_TILE_TOKENS; t += 2 * W)
                 at_axes[t] = (float)tn_lrpe_coordinate(&f.k_grid, (int64_t)now.piece * TN_LA_TILE_TOKENS + t % TN_LA_TILE_TOKENS,
                                                        t / TN_LA_TILE_TOKENS);
-        if (turned && head_begins) block.turn.begin(f, now.head % f.h, slot + (threadIdx.x >> 2 & 7));
+        if (turned && head_begins) block.turn.begin(slots);
         if (wide) {
             __syncthreads(); /* the planes and the stage before this one have been read */
             coming.fetch(base, f);
@@ -78,7 +80,7 @@ __global__ void __launch_bounds__(2 * W, Kind == TN_LA_UNTURNED && sizeof(T) == 
             block.clear();
             head_begins = stale = true;
         }
-        tn_la_next_place(f.state_deal, blockIdx.x, now);
+        if (tn_la_next_place(f.state_deal, blockIdx.x, now) && now.left > 0) slots = turns_of_kind::look_up(f, now.head, slot);
     }
 }
 

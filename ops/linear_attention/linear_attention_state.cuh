@@ -29,11 +29,21 @@ template <int Kind, bool Fine> struct turns {
     int axis[n];
     float c[n][4], s[n][4], step_c[n], step_s[n];
 
-    __device__ __forceinline__ void begin(const tn_la_forward &f, int head_in_batch, int slot) {
+    struct slots {
+        tn_la_slot at[n];
+    };
+    /* slot: of the warp. */
+    static __device__ __forceinline__ slots look_up(const tn_la_forward &f, int head, int slot) {
+        slots found = {};
+        if (!tn_la_turns(Kind)) return found;
+#pragma unroll
+        for (int i = 0; i < n; i++) found.at[i] = tn_la_slot_of(f, f.k_grid, head % f.h, slot + (threadIdx.x >> 2 & 7) + 8 * i);
+        return found;
+    }
+    __device__ __forceinline__ void begin(const slots &found) {
 #pragma unroll
         for (int i = 0; i < n; i++) {
-            tn_la_slot turn = tn_la_slot_of(f, f.k_grid, head_in_batch, slot + 8 * i);
-            rate[i] = turn.rate, axis[i] = turn.axis;
+            rate[i] = tn_tile_rate_of(found.at[i].theta), axis[i] = found.at[i].axis;
             tn_turn_of<Fine>(16.0f, rate[i], step_c[i], step_s[i]);
         }
     }
@@ -212,29 +222,48 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
         for (int i = 0; i < fragments; i++) tn_wgmma_hold(to[i]);
     }
 
-    /* What the thread has is added to (state of a head) or written to [state_rows][e] of a head. */
-    template <bool Write> __device__ __forceinline__ void pass(float *s, const tn_la_forward &f, int slot, int column) {
-        const int lane = threadIdx.x & 31, first = column + (lane & 3) * 2;
+    /* Where this thread's row of a fragment begins in [state_rows][e] of a head; NULL: it has none there. */
+    __device__ __forceinline__ float *row_of(float *s, const tn_la_forward &f, int slot, int i, int half) const {
+        const int at = slot + ((threadIdx.x & 31) >> 2) + half * 8 + (Kind == TN_LA_BROAD ? i * W : 0);
+        if (at >= f.d) return NULL;
+        return s + (int64_t)(tn_slot_feature(Kind == TN_LA_ROTATED, f.d, at) + (Kind == TN_LA_COSINE ? i * f.d : 0)) * f.e;
+    }
+    /* The state of a head is added. */
+    __device__ __forceinline__ void add(const float *from, const tn_la_forward &f, int slot, int column) {
+        const int first = column + (threadIdx.x & 3) * 2;
 #pragma unroll
         for (int i = 0; i < fragments; i++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int at = slot + (lane >> 2) + half * 8 + (Kind == TN_LA_BROAD ? i * W : 0);
-                float *const row =
-                    s + (int64_t)(tn_slot_feature(Kind == TN_LA_ROTATED, f.d, at) + (Kind == TN_LA_COSINE ? i * f.d : 0)) * f.e + first;
+                const float *const row = row_of(const_cast<float *>(from), f, slot, i, half);
 #pragma unroll
                 for (int j = 0; j < N; j++) {
-                    if (at >= f.d || first + j * 8 >= f.e) continue;
-                    float2 *const pair = reinterpret_cast<float2 *>(row + j * 8);
-                    if (Write) *pair = make_float2(c[i][j][half * 2], c[i][j][half * 2 + 1]);
-                    else c[i][j][half * 2] += pair->x, c[i][j][half * 2 + 1] += pair->y;
+                    if (!row || first + j * 8 >= f.e) continue;
+                    const float2 pair = *reinterpret_cast<const float2 *>(row + first + j * 8);
+                    c[i][j][half * 2] += pair.x, c[i][j][half * 2 + 1] += pair.y;
                 }
             }
     }
-    __device__ __forceinline__ void add(const float *from, const tn_la_forward &f, int slot, int column) {
-        pass<false>(const_cast<float *>(from), f, slot, column);
+    /* Written to [state_rows][e] of a head. Neighbouring threads exchange pairs first, so that each writes 16 bytes: of block j or, the odd ones,
+     * of block j + 1. */
+    __device__ __forceinline__ void write(float *to, const tn_la_forward &f, int slot, int column) {
+        const bool odd = threadIdx.x & 1;
+        const int first = column + (threadIdx.x & 2) * 2 + (odd ? 8 : 0);
+#pragma unroll
+        for (int i = 0; i < fragments; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float *const row = row_of(to, f, slot, i, half);
+#pragma unroll
+                for (int j = 0; j < N; j += 2) {
+                    const float x0 = c[i][j][half * 2], x1 = c[i][j][half * 2 + 1], y0 = c[i][j + 1][half * 2],
+                                y1 = c[i][j + 1][half * 2 + 1];
+                    const float z0 = __shfl_xor_sync(0xffffffffu, odd ? x0 : y0, 1), z1 = __shfl_xor_sync(0xffffffffu, odd ? x1 : y1, 1);
+                    if (!row || first + j * 8 >= f.e) continue;
+                    *reinterpret_cast<float4 *>(row + first + j * 8) = odd ? make_float4(z0, z1, y0, y1) : make_float4(x0, x1, z0, z1);
+                }
+            }
     }
-    __device__ __forceinline__ void write(float *to, const tn_la_forward &f, int slot, int column) { pass<true>(to, f, slot, column); }
     /* As bf16 into a tile of slots x columns; slots and columns that do not exist are zero. */
     __device__ __forceinline__ void keep(uint32_t s_tile, int slot) {
         const int lane = threadIdx.x & 31, rows = fragments * W;

@@ -28,26 +28,12 @@ struct room {
 
 /* ---- the first warpgroup ---- */
 
+/* Products of pairs, by their weights, to where the others read them. */
 template <bool Reverse, bool Dots>
-__device__ __forceinline__ void make_pairs(const sweep &a, uint32_t base, unsigned char *shared, uint32_t tiles, const float *logs) {
+__device__ __forceinline__ void publish_pairs(const sweep &a, uint32_t base, unsigned char *shared, const float *logs,
+                                              const float (&p1)[8][4], const float (&p2)[8][4]) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane / 4, pair = 2 * (lane % 4);
     const bool decays = a.log_decay != nullptr;
-    float p1[8][4], p2[8][4];
-    tn_hopper_clear(p1);
-    tn_wgmma_begin();
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++)
-        tn_hopper_product<false, false>(p1, tn_hopper_columns(tiles, k), tn_hopper_columns(tiles + TILE, k));
-    tn_wgmma_commit();
-    tn_hopper_clear(p2);
-    tn_wgmma_begin();
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++)
-        tn_hopper_product<false, false>(p2, tn_hopper_columns(tiles + 3 * TILE, k), tn_hopper_columns(tiles + 2 * TILE, k));
-    tn_wgmma_commit();
-    tn_wgmma_await<0>();
-    tn_wgmma_hold(p1);
-    tn_wgmma_hold(p2);
     const float scale = a.read_scale * a.write_scale;
     const uint32_t p_tile = base + room::p;
     float *diagonal = reinterpret_cast<float *>(shared + room::diagonal);
@@ -93,10 +79,16 @@ __device__ __forceinline__ void feed(const sweep &a, const tn_hopper_place &at, 
     if (cumulates) decay.fetch(at, 0);
     for (int i = 0; i < at.chunks; i++) {
         const int stage = i % STAGES;
+        const uint32_t last_empty = base + room::empty + (i - 1) % STAGES * 8;
         float *logs = reinterpret_cast<float *>(shared + room::decay + stage * TN_HOPPER_DECAY_BYTES);
-        if (i >= 1) tn_hopper_await(base + room::empty + (i - 1) % STAGES * 8, (i - 1) / STAGES);
-        issue(i + 1);
-        tn_tile_await<1>();
+        /* Where the others are still at the last chunk, this one has come, most likely, and its pairs can be multiplied meanwhile. */
+        const bool room_now = i == 0 || __shfl_sync(0xffffffffu, (int)tn_hopper_turned(last_empty, (i - 1) / STAGES), 0);
+        if (room_now) {
+            issue(i + 1);
+            tn_tile_await<1>();
+        } else {
+            tn_tile_await<0>();
+        }
         tn_wgmma_publish();
         if (cumulates) {
             decay.cumulate(logs);
@@ -104,7 +96,16 @@ __device__ __forceinline__ void feed(const sweep &a, const tn_hopper_place &at, 
         }
         tn_hopper_arrive(base + room::full + stage * 8);
         tn_hopper_await(base + room::full + stage * 8, i / STAGES);
-        make_pairs<Reverse, Dots>(a, base, shared, base + stage * room::stage, logs);
+        float p1[8][4], p2[8][4];
+        const uint32_t tiles = base + stage * room::stage;
+        tn_hopper_start_pairs(p1, tiles, tiles + TILE);
+        tn_hopper_start_pairs(p2, tiles + 3 * TILE, tiles + 2 * TILE);
+        tn_wgmma_await<0>();
+        tn_wgmma_hold(p1);
+        tn_wgmma_hold(p2);
+        if (i >= 1) tn_hopper_await(last_empty, (i - 1) / STAGES);
+        if (!room_now) issue(i + 1);
+        publish_pairs<Reverse, Dots>(a, base, shared, logs, p1, p2);
     }
     tn_tile_await<0>();
 }
@@ -135,45 +136,45 @@ __device__ __forceinline__ void walk(const sweep &a, const tn_hopper_place &at, 
                     *enters = reads + CHUNK;
         tn_hopper_await(base + room::full + stage * 8, i / STAGES);
 
+        /* What wgmma has under way, in order: S x (hi, then what rounding left), S brought up to date, w S, pairs of dk, pairs of dv. */
         float k_sum[8][4], v_sum[8][4];
         uint32_t rounded[WIDTH / 16][4], rest[WIDTH / 16][4], entering[CHUNK / 16][4], entering_rest[CHUNK / 16][4];
         tn_hopper_round(rounded, s);
-        if (Dots) {
-            tn_hopper_rests(rest, rounded, s);
-            tn_hopper_made(rest);
-        }
         tn_hopper_meet_both(); /* the last chunk's copy has been read */
 #pragma unroll
         for (int k = 0; k < WIDTH / 16; k++)
             tn_hopper_write((copy_at ^ (uint32_t)((2 * k & 7) << 4)) + (k >> 2) * COPY_PANEL, rounded[k][0], rounded[k][1], rounded[k][2],
                             rounded[k][3]);
         tn_wgmma_publish();
+        tn_hopper_clear(k_sum);
+        tn_wgmma_hold(k_sum);
+        tn_wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(k_sum, rounded[k], tn_hopper_columns(x_tile, k));
+        tn_wgmma_commit();
+        /* Dots cancel over a sequence: what rounding has left of S counts there. */
+        if (Dots) {
+            tn_wgmma_await<1>(); /* nothing to wait for, but the compiler wants to see it before S is read */
+            tn_hopper_rests(rest, rounded, s);
+            tn_hopper_made(rest);
+            tn_wgmma_begin();
+#pragma unroll
+            for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(k_sum, rest[k], tn_hopper_columns(x_tile, k));
+            tn_wgmma_commit();
+            tn_wgmma_await<1>(); /* for registers */
+        } else {
+            tn_wgmma_await<0>();
+        }
         if (decays) {
             const float f = tn_hopper_exp2(logs[CHUNK - 1]);
 #pragma unroll
             for (int j = 0; j < WIDTH / 8; j++) s[j][0] *= f, s[j][1] *= f, s[j][2] *= f, s[j][3] *= f;
         }
-        tn_hopper_clear(k_sum);
-        tn_wgmma_begin();
-#pragma unroll
-        for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(k_sum, rounded[k], tn_hopper_columns(x_tile, k));
-        /* Dots cancel over a sequence: what rounding has left of S counts there. */
-        if (Dots) {
-#pragma unroll
-            for (int k = 0; k < WIDTH / 16; k++) tn_wgmma<false>(k_sum, rest[k], tn_hopper_columns(x_tile, k));
-        }
-        tn_wgmma_commit();
-        tn_wgmma_await<0>(); /* registers would not last for what follows too */
-        tn_wgmma_hold(k_sum);
         tn_hopper_entering<Dots>(entering, entering_rest, z_panel + across, warp * 2, enters, decays, a.write_scale, pair);
+        tn_hopper_made(entering);
         if (Dots) tn_hopper_made(entering_rest);
-        tn_hopper_meet_both(); /* and this one's is there */
-        tn_hopper_clear(v_sum);
+        tn_wgmma_hold(s);
         tn_wgmma_begin();
-#pragma unroll
-        for (int k = 0; k < WIDTH / 16; k++)
-            tn_hopper_product<false, true>(v_sum, tn_hopper_columns(w_tile, k), tn_wgmma_rows(own_copy + k * 16 * 128, COPY_PANEL));
-        tn_wgmma_commit();
 #pragma unroll
         for (int k = 0; k < CHUNK / 16; k++) tn_wgmma<true>(s, entering[k], tn_hopper_rows(y_tile, k));
         if (Dots) {
@@ -181,8 +182,24 @@ __device__ __forceinline__ void walk(const sweep &a, const tn_hopper_place &at, 
             for (int k = 0; k < CHUNK / 16; k++) tn_wgmma<true>(s, entering_rest[k], tn_hopper_rows(y_tile, k));
         }
         tn_wgmma_commit();
-
+        tn_hopper_meet_both(); /* and this one's is there */
+        tn_wgmma_await<1>();
+        tn_wgmma_hold(k_sum);
+        tn_hopper_clear(v_sum);
+        tn_wgmma_hold(v_sum);
+        tn_wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < WIDTH / 16; k++)
+            tn_hopper_product<false, true>(v_sum, tn_hopper_columns(w_tile, k), tn_wgmma_rows(own_copy + k * 16 * 128, COPY_PANEL));
+        tn_wgmma_commit();
         tn_hopper_read_factor(k_sum, reads, decays, a.read_scale, pair);
+        tn_hopper_await(base + room::p_full, i);
+        tn_wgmma_hold(k_sum);
+        tn_wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < CHUNK / 16; k++)
+            tn_hopper_product<true, false>(k_sum, tn_hopper_rows(z_panel, k), tn_hopper_columns(p_tile, k));
+        tn_wgmma_commit();
         tn_wgmma_await<1>();
         tn_wgmma_hold(v_sum);
         {
@@ -191,34 +208,28 @@ __device__ __forceinline__ void walk(const sweep &a, const tn_hopper_place &at, 
 #pragma unroll
             for (int j = 0; j < 8; j++) v_sum[j][0] *= f0, v_sum[j][1] *= f0, v_sum[j][2] *= f1, v_sum[j][3] *= f1;
         }
-        tn_hopper_await(base + room::p_full, i);
-        tn_wgmma_hold(k_sum);
         tn_wgmma_hold(v_sum);
         tn_wgmma_begin();
 #pragma unroll
         for (int k = 0; k < CHUNK / 16; k++)
-            tn_hopper_product<true, false>(k_sum, tn_hopper_rows(z_panel, k), tn_hopper_columns(p_tile, k));
-#pragma unroll
-        for (int k = 0; k < CHUNK / 16; k++)
             tn_hopper_product<false, true>(v_sum, tn_hopper_columns(p_tile + PANEL, k), tn_hopper_rows(y_tile + group * PANEL, k));
         tn_wgmma_commit();
-        tn_wgmma_await<0>();
+        tn_wgmma_await<1>();
         tn_wgmma_hold(k_sum);
-        tn_wgmma_hold(v_sum);
         tn_wgmma_hold(s);
-
         if (Dots) {
             const float *diagonal = reinterpret_cast<const float *>(shared + room::diagonal);
             tn_hopper_dots(k_sum, w_tile + group * PANEL + across, z_panel + across, warp * 2, diagonal, parts + warp * CHUNK, lane, pair);
         }
-        tn_hopper_arrive(base + room::empty + stage * 8);
-
 #pragma unroll
         for (int k = 0; k < CHUNK / 16; k++) {
             const float *v = k_sum[2 * k], *w = k_sum[2 * k + 1];
             tn_hopper_write_transposed(tn_hopper_spot(dk_panel + across, k, warp * 2), tn_pair_of(v[0], v[1]), tn_pair_of(v[2], v[3]),
                                        tn_pair_of(w[0], w[1]), tn_pair_of(w[2], w[3]));
         }
+        tn_wgmma_await<0>();
+        tn_wgmma_hold(v_sum);
+        tn_hopper_arrive(base + room::empty + stage * 8);
 #pragma unroll
         for (int k = 0; k < CHUNK / 16; k++) {
             const float *v = v_sum[2 * k], *w = v_sum[2 * k + 1];

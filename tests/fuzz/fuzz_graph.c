@@ -156,6 +156,49 @@ static void call(program *p, const tn_op_def *op) {
         for (int i = 0; i < op->n_outputs; i++) keep(p, out[WIDE][i], out[NARROW][i], false);
 }
 
+/* The newest value that has this shape and these dtypes, NULL if none has. */
+static const pair *find_value(const program *p, const tn_tensor *wide, const tn_tensor *narrow) {
+    for (int i = p->n_values - 1; i >= 0; i--) {
+        const pair *value = &p->values[i];
+        if (tn_same_shape(value->t[WIDE], wide) && value->t[WIDE]->dtype == wide->dtype && value->t[NARROW]->dtype == narrow->dtype)
+            return value;
+    }
+    return NULL;
+}
+
+static bool is_small(const tn_sample *sample) {
+    for (int i = 0; i < TN_OP_MAX_INPUTS; i++) {
+        int64_t n = 1;
+        for (int axis = 0; sample->in[i].present && axis < sample->in[i].shape.axes; axis++) n *= sample->in[i].shape.size[axis];
+        if (n > MAX_ELEMENTS) return false;
+    }
+    return true;
+}
+
+/* A call on inputs that fit, those of one of the op's samples, some of them replaced by values of the graph. */
+static void call_sample(program *p, const tn_op_def *op) {
+    tn_tensor *in[BOTH][TN_OP_MAX_INPUTS], *out[BOTH][TN_OP_MAX_OUTPUTS];
+    tn_op_args_buffer args;
+    int n_samples = 0, n = 0;
+    while (op->samples[n_samples].name) n_samples++;
+    const tn_sample *sample = &op->samples[take(p, n_samples)];
+    unsigned dtypes = tn_sample_dtypes(p->cx, op, sample);
+    if (op->flags & TN_OP_RANDOM || !is_small(sample) || !(dtypes & TN_MASK(TN_F64)) || !(dtypes & TN_MASK(TN_F32))) return;
+    for (int side = 0; side < BOTH; side++)
+        if (!tn_sample_make(p->cx, op, sample, side == WIDE ? TN_F64 : TN_F32, 1, true, in[side], &n, &args)) return;
+    for (int i = 0; i < n; i++) {
+        const pair *value = in[WIDE][i] && take(p, 2) ? find_value(p, in[WIDE][i], in[NARROW][i]) : NULL;
+        for (int side = 0; value && side < BOTH; side++) in[side][i] = value->t[side];
+    }
+    p->smooth = false;
+    tn_tensor *wide = tn_apply(op, in[WIDE], n, &args, out[WIDE]);
+    fuzz_want((wide == NULL) == tn_failed(p->cx));
+    tn_clear_error(p->cx);
+    tn_tensor *narrow = tn_apply(op, in[NARROW], n, &args, out[NARROW]);
+    fuzz_want((narrow == NULL) == tn_failed(p->cx));
+    for (int i = 0; wide && narrow && i < op->n_outputs; i++) keep(p, out[WIDE][i], out[NARROW][i], false);
+}
+
 /* ---- scopes, writes, backward ---- */
 
 static void begin_scope(program *p) {
@@ -266,7 +309,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
         else if (what < 62) end_scope(&p);
         else if (what < 68) write_in_place(&p);
         else if (what < 80) go_backward(&p, what % 2);
-        else call(&p, tn_op_at((what - 80 + 176 * take(&p, 2)) % tn_op_count()));
+        else if (what < 110) call_sample(&p, tn_op_at(fuzz_byte(&p.bytes) % tn_op_count()));
+        else call(&p, tn_op_at((what - 110 + 146 * take(&p, 2)) % tn_op_count()));
         tn_clear_error(p.cx);
     }
     go_backward(&p, false);
