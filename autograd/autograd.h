@@ -50,6 +50,14 @@ typedef tn_tensor *(*tn_checkpoint_fn)(void *user, tn_tensor *const *in, int n_i
  * inputs; blocks may lie within blocks. */
 TN_API tn_tensor *tn_checkpoint(tn_context *cx, tn_checkpoint_fn run, void *user, tn_tensor *const *in, int n_in);
 
+/* ---- what a step will take ---- */
+
+/* Runs step(cx, user) on a context of its own whose device records memory and computes nothing, and says what was allocated at most.
+ * `options` are those of the real run; its device says which one is imitated (cpu, cuda or auto). False, with the reason, where the step
+ * failed: under options->memory_limit that is how it would run out. */
+TN_API bool tn_predict_memory(const tn_options *options, bool (*step)(tn_context *cx, void *user), void *user, tn_memory_stats *stats,
+                              char *reason, size_t n_bytes);
+
 /* ---- what the tape holds ---- */
 
 typedef struct tn_saved_entry {
@@ -69,6 +77,14 @@ typedef struct tn_saved_summary {
 
 TN_API bool tn_saved_summary_get(const tn_context *cx, tn_saved_summary *summary);
 TN_API void tn_saved_visit(const tn_context *cx, void (*visit)(void *user, const tn_saved_entry *entry), void *user);
+
+/* One recorded call: what the tape holds for it, and what the op's formula says it should (-1 where an op has none). */
+typedef struct tn_tape_entry {
+    const char *op, *label;
+    int64_t saved_bytes, formula_bytes;
+} tn_tape_entry;
+/* Newest first. */
+TN_API void tn_tape_visit(const tn_context *cx, void (*visit)(void *user, const tn_tape_entry *entry), void *user);
 /* Saved bytes of the node that made t (0 for a leaf). */
 TN_API int64_t tn_saved_bytes_of(const tn_tensor *t);
 

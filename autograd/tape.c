@@ -203,6 +203,7 @@ bool tn_tape_record(tn_op_call *call) {
     node->references = 1; /* this function's own */
     describe_inputs(node, call);
     connect(node, call);
+    node->formula_bytes = call->op->saved_bytes ? call->op->saved_bytes(call) : -1;
     bool fine = save_all(node, call);
     for (int i = 0; fine && i < call->n_out; i++) {
         tn_link *link = tn_dtype_is_float(call->out[i]->dtype) ? new_link(call->out[i]) : NULL;
@@ -308,12 +309,25 @@ void tn_saved_visit(const tn_context *cx, void (*visit)(void *user, const tn_sav
         }
 }
 
+static int64_t ledger_bytes(const tn_node *node) {
+    int64_t bytes = 0;
+    for (int i = 0; i < node->n_in + node->n_out + node->n_aux; i++) bytes += (int64_t)tn_bytes(node->saved[i].tensor);
+    return bytes;
+}
+
+void tn_tape_visit(const tn_context *cx, void (*visit)(void *user, const tn_tape_entry *entry), void *user) {
+    if (!cx || !cx->tape || !visit) return;
+    for (const tn_node *node = ((const tn_tape *)cx->tape)->newest; node; node = node->older)
+        if (!node->released)
+            visit(user, &(tn_tape_entry){ .op = node->op->name,
+                                          .label = tn_label_path(node->label),
+                                          .saved_bytes = ledger_bytes(node),
+                                          .formula_bytes = node->formula_bytes });
+}
+
 int64_t tn_saved_bytes_of(const tn_tensor *t) {
     const tn_link *link = t ? tn_link_of(t) : NULL;
-    const tn_node *node = link ? link->node : NULL;
-    int64_t bytes = 0;
-    for (int i = 0; node && i < node->n_in + node->n_out + node->n_aux; i++) bytes += (int64_t)tn_bytes(node->saved[i].tensor);
-    return bytes;
+    return link && link->node ? ledger_bytes(link->node) : 0;
 }
 
 /* Bytes [begin, end) that one saved tensor spans within its storage. */

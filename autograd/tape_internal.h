@@ -40,6 +40,7 @@ struct tn_node {
     tn_saved *saved;     /* n_in inputs, n_out outputs, n_aux statistics */
     tn_spec *in_spec;    /* n_in */
     void *args;
+    int64_t formula_bytes; /* what the op says it saves; -1: it does not say */
 };
 
 /* What a tensor with a past (or a wish for a gradient) carries. */

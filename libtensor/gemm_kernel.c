@@ -111,6 +111,8 @@ static const kernel_set *choose_kernels(bool f64) {
 
 #define DEPTH 192 /* k at a time: a panel of B, two vectors wide, stays in the first-level cache */
 #define TILE_ROWS 192
+#define FEWEST_TILES 4  /* so that threads have something to share, where that leaves .. */
+#define FEWEST_ROWS 36  /* .. rows enough to make up for packing B */
 #define ROW_BYTES 512   /* of a tile of C and of packed B */
 #define VECTOR_PART 256 /* elements of a C that is a vector */
 #define COPIED_ROWS 24  /* of A at a time, a multiple of every kernel's rows */
@@ -338,7 +340,9 @@ static bool is_vector(const tn_gemm_problem *p) { return p->m == 1 || p->n == 1;
 
 tn_gemm_tiling tn_gemm_tiles(const tn_gemm_problem *p) {
     int64_t columns = ROW_BYTES / (p->dtype == TN_F64 ? 8 : 4);
-    tn_gemm_tiling tiling = { .rows = even_share(p->m, TILE_ROWS, 12), .columns = columns };
+    int64_t across = p->n > 0 ? (p->n - 1) / columns + 1 : 1, pieces = (FEWEST_TILES - 1) / across + 1;
+    int64_t rows = smaller(TILE_ROWS, (p->m - 1) / pieces + 1);
+    tn_gemm_tiling tiling = { .rows = even_share(p->m, rows > FEWEST_ROWS ? rows : FEWEST_ROWS, 12), .columns = columns };
     if (is_vector(p)) tiling.rows = tiling.columns = VECTOR_PART;
     tiling.n_down = p->m > 0 ? (p->m - 1) / tiling.rows + 1 : 0;
     tiling.n_across = p->n > 0 ? (p->n - 1) / tiling.columns + 1 : 0;
@@ -352,7 +356,7 @@ static void matrix_tile(const tn_gemm_problem *p, tn_gemm_tiling tiling, int64_t
     int64_t i0 = down * tiling.rows, j0 = across * tiling.columns, size = p->dtype == TN_F64 ? 8 : 4;
     int64_t m = smaller(tiling.rows, p->m - i0), n = smaller(tiling.columns, p->n - j0);
     bool direct = p->alpha == 1 && p->dtype != TN_BF16, copies = copies_a(p);
-    if (direct || p->k == 0 || p->alpha == 0) scale_c(p, i0, j0, m, n);
+    if ((direct && p->beta != 0) || p->k == 0 || p->alpha == 0) scale_c(p, i0, j0, m, n);
     if (p->k == 0 || p->alpha == 0) return;
     target to = { sum, tiling.columns, size, false };
     if (direct) to = (target){ (char *)p->c + (i0 * p->ldc + j0) * size, p->ldc, size, p->beta != 0 };

@@ -35,7 +35,8 @@ extern "C" size_t tn_softmax_workspace_cuda(const tn_op_call *call, bool backwar
     const tn_tensor *like = backward ? call->dout[0] : call->in[0];
     if (args->act != TN_SOFTMAX || like->numel == 0 || like->dtype == TN_F64) return 0;
     softmax_shape s = shape_of(call, like);
-    return s.inner == 1 ? rows_workspace(s, like->dtype, call->device, backward) : columns_workspace(s, like->dtype, call->device, backward);
+    return s.inner == 1 ? rows_workspace(s, like->dtype, call->device, backward)
+                        : columns_workspace(s, like->dtype, call->device, backward);
 }
 
 extern "C" tn_status tn_softmax_forward_cuda(tn_op_call *call) {

@@ -12,7 +12,9 @@
  *     wide packs       64   32    16    8   | 8      8      8      8       8       (backward: half the axis)
  *     blocks           1    1     1     1   | 2      4      11     22
  *
- * Maximum and sum are made over lanes, warps and blocks, in this order.
+ * Maximum and sum are made over lanes, warps and blocks, in this order. What a slab's blocks wait for each other costs 5 to 20%: without their
+ * meeting the same kernel moves 89 to 91% of a copy's bytes a second. Neither smaller blocks, nor groups that begin one after the other, nor
+ * asking L2 for the next slab ahead make up for it.
  *
  * Plain (f64, any width and alignment, slabs the GPU can't hold): a block of 32 x 8 threads owns 32 neighbouring columns and walks them twice. */
 #ifndef TENON_ACT_SOFTMAX_COLUMNS_CUH
@@ -21,6 +23,9 @@
 #include "act_softmax_cuda.cuh"
 
 namespace {
+
+/* Blocks of a group that may read all the others' numbers themselves: more of them would read too much. */
+#define DIRECT_BLOCKS 64
 
 /* ---- the columns of a block ---- */
 
@@ -35,7 +40,11 @@ template <int n> struct column_team {
 
     static __host__ __device__ int parts_of(int wide, int threads) { return wide < TN_WARP ? threads / TN_WARP : threads / wide; }
     static size_t scratch_bytes(int wide, int threads) { return ((size_t)parts_numbers(wide, threads) + wide * n) * sizeof(float); }
-    static __host__ __device__ int parts_numbers(int wide, int threads) { return parts_of(wide, threads) * wide * n; }
+    /* At least two numbers a thread, for merge_all. */
+    static __host__ __device__ int parts_numbers(int wide, int threads) {
+        int numbers = parts_of(wide, threads) * wide * n;
+        return numbers < 2 * threads ? 2 * threads : numbers;
+    }
 
     __device__ __forceinline__ column_team(int packs, float *scratch)
         : wide(packs), lane(threadIdx.x % TN_WARP), n_parts(parts_of(packs, blockDim.x)), columns(packs * n), parts(scratch),
@@ -75,12 +84,31 @@ template <int n> struct column_team {
         for (int j = 0; j < n; j++) x[j] = result[pack() * n + j];
         __syncthreads();
     }
-    /* Maximum and sum (or, without a maximum, the sum) of each column over the blocks of a group, in two hops: a block merges its share of
-     * the columns and writes them down for all. A warp has a column, a lane every 32nd block. */
-    template <bool Max> __device__ __forceinline__ void exchange(tn_group &group, float *max, float *sum) const {
-        const int share = (columns + group.size - 1) / group.size, first = group.rank * share;
+    /* Maximum and sum (or, without a maximum, the sum) of each column over the blocks of a group, always merged in the same order. */
+    template <bool Max, bool Direct> __device__ __forceinline__ void exchange(tn_group &group, float *max, float *sum) const {
         group.next_round();
         if (has_column()) group.write(threadIdx.x, *sum, *max);
+        if (Direct && group.size <= DIRECT_BLOCKS) merge_all<Max>(group, max, sum);
+        else merge_share<Max>(group, max, sum);
+    }
+    /* Every block merges all columns: threads with the same t % columns read every so many-th block. */
+    template <bool Max> __device__ __forceinline__ void merge_all(const tn_group &group, float *max, float *sum) const {
+        const int column = threadIdx.x % columns, share = threadIdx.x / columns, shares = blockDim.x / columns;
+        float above = -INFINITY, total = 0;
+        if (share < shares)
+            group.read(column, share, shares, [&](float part, float part_max) { merge<Max>(&above, &total, part_max, part); });
+        __syncthreads();
+        parts[threadIdx.x] = total;
+        parts[blockDim.x + threadIdx.x] = above;
+        __syncthreads();
+        if (!has_column()) return;
+        *max = -INFINITY, *sum = 0;
+        for (int i = 0; i < shares; i++)
+            merge<Max>(max, sum, parts[blockDim.x + i * columns + threadIdx.x], parts[i * columns + threadIdx.x]);
+    }
+    /* A block merges its share of the columns and writes them down for all: a warp has a column, a lane every 32nd block. */
+    template <bool Max> __device__ __forceinline__ void merge_share(const tn_group &group, float *max, float *sum) const {
+        const int share = (columns + group.size - 1) / group.size, first = group.rank * share;
         for (int column = first + threadIdx.x / TN_WARP; column < first + share && column < columns; column += blockDim.x / TN_WARP) {
             float above = -INFINITY, total = 0;
             for (int block = 0; block < group.size; block += TN_WARP) {
@@ -109,7 +137,7 @@ template <int n> struct column_team {
 /* ---- slabs ---- */
 
 #define SLAB_WIDEST 64
-#define SLAB_WIDE 16 /* of groups: 256 bytes. Memory likes half of that a twentieth less */
+#define SLAB_WIDE 8 /* of groups: 128 bytes. Half of that costs a quarter; twice as much gives memory 4% and makes groups twice as large */
 
 typedef struct slab_plan {
     held_plan held;
@@ -182,7 +210,8 @@ template <typename T, bool Backward>
 __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
     softmax_slabs(T *to, const T *from, const T *d, softmax_shape s, slab_plan plan, tn_group group) {
     constexpr int n = tn_pack<T>::n, BATCHES = SLAB_BATCHES(Backward), BATCH = SLAB_BATCH(Backward);
-    extern __shared__ uint4 held[]; /* [from, d][pack][thread], scratch */
+    constexpr bool Direct = Backward == (sizeof(T) == 2); /* as measured: 5 to 10% one way or the other */
+    extern __shared__ uint4 held[];                       /* [from, d][pack][thread], scratch */
     const int planes = plan.held.packs * HELD_THREADS;
     uint4 *slots = held + threadIdx.x, *slots_d = slots + planes;
     column_team<n> team(plan.wide, (float *)(held + (Backward ? 2 : 1) * planes));
@@ -241,7 +270,7 @@ __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
             for (int j = 0; j < n; j++) sum[j] *= scaled_weight(max[j], above[j]);
         }
         column_sum = team.template gather<false>(sum);
-        if (group.size > 1) team.template exchange<!Backward>(group, &column_max, &column_sum);
+        if (group.size > 1) team.template exchange<!Backward, Direct>(group, &column_max, &column_sum);
         if (!Backward) team.spread(column_max, max);
         team.spread(Backward ? column_sum : 1.0f / column_sum, sum);
 #pragma unroll

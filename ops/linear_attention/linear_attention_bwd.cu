@@ -188,7 +188,6 @@ plan make_plan(const tn_op_call *call, const tn_la_problem *p) {
     const bool q_sums = p->dtheta || p->q.over_sequence, k_sums = p->dtheta || p->k.over_sequence;
     l.parts = place(&l.total, l.q.all ? (l.q.blocks + (size_t)slices) * width * width * (cosine || l.broad ? 2 : 1) : 0);
     /* Where a slice has few. */
-    l.cosine_q = l.cosine_kv = false;
     l.by_parts = l.cosine_q && l.cosine_kv && l.q.all && !p->dstate && !p->dstate_out && l.q.blocks <= 2 * (uint64_t)slices;
     l.ds = place(&l.total, p->dstate || l.by_parts ? 0 : (size_t)slices * (size_t)(p->state_rows * p->e));
     l.q_sums = place(&l.total, q_sums && l.q.tiles ? (l.q.blocks + (size_t)slices) * width : 0);

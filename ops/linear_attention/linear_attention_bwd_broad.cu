@@ -56,8 +56,8 @@ template <typename Z> __device__ __forceinline__ void put_part(uint32_t to, cons
 __device__ __forceinline__ void await_group(const tn_bwd_place &at) { asm volatile("bar.sync %0, 128;" : : "r"(1 + at.group) : "memory"); }
 
 template <typename Z>
-__device__ __forceinline__ void tile_q(const tn_bwd_pass &p, uint32_t q, uint32_t state, tn_bwd_exchange<Z::groups> &exchange, const tn_bwd_place &at,
-                                       float (&ds)[Z::M][Z::C][4], uint32_t slice, int64_t token, int rows) {
+__device__ __forceinline__ void tile_q(const tn_bwd_pass &p, uint32_t q, uint32_t state, tn_bwd_exchange<Z::groups> &exchange,
+                                       const tn_bwd_place &at, float (&ds)[Z::M][Z::C][4], uint32_t slice, int64_t token, int rows) {
     const uint32_t g = q + Z::encoded_bytes, d_o = g + Z::raw_bytes;
     if (p.has_gate) {
         float y[Z::N][4];
@@ -74,8 +74,7 @@ __device__ __forceinline__ void tile_q(const tn_bwd_pass &p, uint32_t q, uint32_
         tn_bwd_times_state_transposed<Z>(dq[part], d_o, state, part, at);
         tn_bwd_add_outer<Z>(ds, q, d_o, part, at);
     }
-    if (p.has_gate && p.dz)
-        tn_bwd_store<Z>(g, at, tn_bwd_rows(p.dz, p.z.stride, p.deal, slice, token), p.z.stride.token, rows, p.e, false);
+    if (p.has_gate && p.dz) tn_bwd_store<Z>(g, at, tn_bwd_rows(p.dz, p.z.stride, p.deal, slice, token), p.z.stride.token, rows, p.e, false);
     tn_wgmma_await<0>();
 #pragma unroll
     for (int i = 0; i < Z::M; i++) tn_wgmma_hold(ds[i]);
@@ -89,7 +88,8 @@ __device__ __forceinline__ void tile_q(const tn_bwd_pass &p, uint32_t q, uint32_
 }
 
 template <typename Z>
-__device__ __forceinline__ void tile_kv(const tn_bwd_pass &p, uint32_t k, uint32_t state, const tn_bwd_place &at, uint32_t slice, int64_t token, int rows) {
+__device__ __forceinline__ void tile_kv(const tn_bwd_pass &p, uint32_t k, uint32_t state, const tn_bwd_place &at, uint32_t slice,
+                                        int64_t token, int rows) {
     const uint32_t v = k + Z::encoded_bytes;
     float dv[Z::N][4], dk[Z::H][Z::P][4];
     tn_bwd_times_state<Z>(dv, k, state, at);
@@ -121,7 +121,8 @@ __device__ __forceinline__ void tile_kv(const tn_bwd_pass &p, uint32_t k, uint32
 
 /* A block's walk: `fetch` sends for a tile, `begin` comes before the first tile of a slice, `tile` has one, `end` comes after the last. */
 template <typename L, typename Fetch, typename Begin, typename Tile, typename End>
-__device__ __forceinline__ void walk_tiles(const tn_bwd_pass &p, uint32_t base, bool follows, Fetch fetch, Begin begin, Tile tile, End end) {
+__device__ __forceinline__ void walk_tiles(const tn_bwd_pass &p, uint32_t base, bool follows, Fetch fetch, Begin begin, Tile tile,
+                                           End end) {
     tn_bwd_walk here(p.deal, blockIdx.x), next = here;
     auto send = [&](int stage) {
         if (next.left) fetch(base + L::raw + stage * L::stage_bytes, next.slice, next.token), next.move(p.x.tokens);
@@ -170,8 +171,7 @@ template <typename Z> __global__ void __launch_bounds__(Z::threads, 1) broad_q(c
         [&](uint32_t slice) { tn_bwd_load_state<Z>(base, p.state + (int64_t)slice * p.d * p.e, p.scale, p.d, p.e, false); },
         [&](uint32_t q, uint32_t slice, int64_t token, int rows) { tile_q<Z>(p, q, base, exchange, at, ds, slice, token, rows); },
         [&](uint32_t slice) {
-            if (p.state_parts)
-                tn_bwd_leave_state<Z>(p.state_parts + ((int64_t)blockIdx.x + slice) * (Z::F * Z::W), p.scale, ds, at);
+            if (p.state_parts) tn_bwd_leave_state<Z>(p.state_parts + ((int64_t)blockIdx.x + slice) * (Z::F * Z::W), p.scale, ds, at);
         });
 }
 
@@ -194,7 +194,8 @@ template <bool Wgmma> int launch_q(const tn_bwd_pass *pass, cudaStream_t stream)
 }
 template <bool Wgmma> int launch_kv(const tn_bwd_pass *pass, cudaStream_t stream) {
     using Z = broad_shape<Wgmma>;
-    if (pass->follows) return (int)tn_bwd_launch_early(broad_kv<Z>, dim3(pass->deal.blocks), Z::threads, broad_layout_kv<Z>::bytes, stream, *pass);
+    if (pass->follows)
+        return (int)tn_bwd_launch_early(broad_kv<Z>, dim3(pass->deal.blocks), Z::threads, broad_layout_kv<Z>::bytes, stream, *pass);
     broad_kv<Z><<<pass->deal.blocks, Z::threads, broad_layout_kv<Z>::bytes, stream>>>(*pass);
     return (int)cudaGetLastError();
 }

@@ -42,23 +42,6 @@ struct head {
         tn_bwd_fetch<Z>(to, tn_bwd_rows(p.q.d_o, p.q.o_stride, p.q.deal, slice, token), p.q.o_stride.token,
                         tn_bwd_rows_left(p.q.x.tokens, token), Z::W, false);
     }
-    /* What is fetched after that is brought to the second-level cache meanwhile: memory is busy from the first moment on, while the block finds its
-     * code and waits for S. Half of the block's threads take a tile: a row of 256 bytes each two. */
-    __device__ __forceinline__ void ahead(const void *x, const tn_la_strides &stride, int64_t tokens, int64_t token) const {
-        const int thread = (int)threadIdx.x % 128;
-        if (token + thread / 2 >= tokens) return;
-        const tn_cuda_bf16 *from = tn_bwd_rows(x, stride, p.q.deal, slice, token) + thread / 2 * stride.token + thread % 2 * 64;
-        asm volatile("prefetch.global.L2 [%0];" : : "l"(from));
-    }
-    __device__ __forceinline__ void ahead() const {
-        const bool first = threadIdx.x < 128;
-        if (first) ahead(p.q.d_o, p.q.o_stride, p.q.x.tokens, TN_BWD_TOKENS);
-        else ahead(p.q.d_o, p.q.o_stride, p.q.x.tokens, 2 * TN_BWD_TOKENS);
-        if (first) ahead(p.q.x.x, p.q.x.stride, p.q.x.tokens, 2 * TN_BWD_TOKENS);
-        else ahead(p.q.z.x, p.q.z.stride, p.q.x.tokens, 2 * TN_BWD_TOKENS);
-        if (first) ahead(p.k.x.x, p.k.x.stride, p.k.x.tokens, 0);
-        else ahead(p.k.z.x, p.k.z.stride, p.k.x.tokens, 0);
-    }
     __device__ __forceinline__ void store(const void *dx, const tn_la_strides &stride, uint32_t from, const tn_bwd_place &at, int64_t token,
                                           int64_t tokens) const {
         tn_bwd_store<Z>(from, at, tn_bwd_rows(const_cast<void *>(dx), stride, p.q.deal, slice, token), stride.token,
@@ -152,7 +135,6 @@ __global__ void __launch_bounds__(Z::threads, 2) pass_short(const __grid_constan
     tn_tile_fetched();
     of.pair(1, d, e);
     tn_tile_fetched();
-    of.ahead();
     load_state(state, p.q.state + (int64_t)of.slice * Z::F * Z::W, p.q.scale);
     float ds[1][Z::C][4];
     tn_bwd_clear(ds[0]);

@@ -9,8 +9,8 @@ namespace {
 /* ---- softmax over the sequence: maximum and sum of every (slice, feature) ---- */
 
 #define FEATURES 32
-#define LANES 8    /* token lanes of a block */
-#define AHEAD 4    /* tokens that a lane loads at once */
+#define LANES 8      /* token lanes of a block */
+#define AHEAD 4      /* tokens that a lane loads at once */
 #define SHORTEST 512 /* tokens worth a block */
 
 template <typename W> __device__ __forceinline__ W weight(W x, W most) { return x == most ? (W)1 : tn_exp_of(x - most); }
@@ -23,7 +23,9 @@ template <typename W> __device__ __forceinline__ void join(W &most, W &sum, W ot
 }
 
 /* to: [part][2][slices x width]; block (x: features, y: slice, z: part of the tokens). */
-template <typename T> __global__ void __launch_bounds__(FEATURES * LANES) statistics_of_part(tn_la_operand operand, int64_t heads, int64_t slices, tn_wide<T> *to) {
+template <typename T>
+__global__ void __launch_bounds__(FEATURES *LANES)
+    statistics_of_part(tn_la_operand operand, int64_t heads, int64_t slices, tn_wide<T> *to) {
     using W = tn_wide<T>;
     __shared__ W all_most[LANES][FEATURES], all_sum[LANES][FEATURES];
     int64_t feature = (int64_t)blockIdx.x * FEATURES + threadIdx.x, length = (operand.tokens + gridDim.z - 1) / gridDim.z;
@@ -35,7 +37,8 @@ template <typename T> __global__ void __launch_bounds__(FEATURES * LANES) statis
         for (int64_t token = begin + threadIdx.y; token < end; token += LANES * AHEAD) {
             W value[AHEAD], above = most;
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) value[i] = token + i * LANES < end ? tn_widen(x[(token + i * LANES) * operand.stride.token]) : (W)-INFINITY;
+            for (int i = 0; i < AHEAD; i++)
+                value[i] = token + i * LANES < end ? tn_widen(x[(token + i * LANES) * operand.stride.token]) : (W)-INFINITY;
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) above = value[i] > above ? value[i] : above;
             sum *= weight(most, above);
@@ -77,16 +80,19 @@ size_t tn_la_statistics_workspace(const tn_la_problem *problem, const tn_la_oper
 }
 
 template <typename T>
-static void statistics(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device, void *workspace, cudaStream_t stream) {
+static void statistics(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device, void *workspace,
+                       cudaStream_t stream) {
     using W = tn_wide<T>;
     int64_t slices = problem->b * problem->h, numel = slices * operand->width;
     int parts = parts_of(problem, operand, device);
     dim3 grid((unsigned)((operand->width + FEATURES - 1) / FEATURES), (unsigned)(slices < 65535 ? slices : 65535), (unsigned)parts);
     statistics_of_part<T><<<grid, dim3(FEATURES, LANES), 0, stream>>>(*operand, problem->h, slices, (W *)workspace);
-    join_statistics<W><<<tn_blocks(numel, 256), 256, 0, stream>>>((const W *)workspace, parts, numel, (W *)operand->maximum, (W *)operand->sum);
+    join_statistics<W>
+        <<<tn_blocks(numel, 256), 256, 0, stream>>>((const W *)workspace, parts, numel, (W *)operand->maximum, (W *)operand->sum);
 }
 
-void tn_la_statistics(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device, void *workspace, cudaStream_t stream) {
+void tn_la_statistics(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device, void *workspace,
+                      cudaStream_t stream) {
     if (problem->b * problem->h == 0 || operand->tokens == 0) return;
     TN_WITH_FLOAT(problem->dtype, T, (statistics<T>(problem, operand, device, workspace, stream)));
 }
@@ -95,7 +101,8 @@ void tn_la_statistics(const tn_la_problem *problem, const tn_la_operand *operand
 
 /* o = act(g) * y; a block takes a token. */
 template <typename T>
-static __global__ void gate(tn_la_run run, tn_la_operand g, bool has_gate, const tn_wide<T> *y, T *o, tn_la_strides o_stride, int64_t tokens, int64_t e) {
+static __global__ void gate(tn_la_run run, tn_la_operand g, bool has_gate, const tn_wide<T> *y, T *o, tn_la_strides o_stride,
+                            int64_t tokens, int64_t e) {
     using W = tn_wide<T>;
     __shared__ W scratch[TN_LA_PLAIN_THREADS / TN_WARP];
     int64_t local = blockIdx.y, slice = run.first + local;
@@ -123,7 +130,8 @@ size_t tn_la_forward_plain_workspace(const tn_la_problem *problem) {
 template <typename T> static void forward(const tn_la_problem *p, void *workspace, cudaStream_t stream) {
     using W = tn_wide<T>;
     int64_t slices = p->b * p->h, at_once = tn_la_plain_slices(p, numbers_of_one(p) * (int64_t)sizeof(W)), size = p->state_rows * p->e;
-    W *qb = (W *)workspace, *kb = qb + at_once * p->n * p->state_rows, *vb = kb + at_once * p->m * p->state_rows, *y = vb + at_once * p->m * p->e;
+    W *qb = (W *)workspace, *kb = qb + at_once * p->n * p->state_rows, *vb = kb + at_once * p->m * p->state_rows,
+      *y = vb + at_once * p->m * p->e;
     for (int64_t first = 0; first < slices; first += at_once) {
         tn_la_run run = { first, slices - first < at_once ? slices - first : at_once, p->h };
         W *s = (W *)p->s + first * size;
@@ -133,9 +141,10 @@ template <typename T> static void forward(const tn_la_problem *p, void *workspac
                                    tn_la_rows<W>(vb, p->m, p->e), p->state ? (const W *)p->state + first * size : NULL, s, stream);
         if (p->n == 0) continue;
         tn_la_plain_encode_run<T>(p, &p->q, p->scale, run, qb, stream);
-        tn_la_plain_product_run<W>(run, p->n, p->e, p->state_rows, tn_la_rows<W>(qb, p->n, p->state_rows), tn_la_rows<W>(s, p->state_rows, p->e),
-                                   NULL, y, stream);
-        gate<T><<<tn_la_plain_grid(run, p->n), TN_LA_PLAIN_THREADS, 0, stream>>>(run, p->g, p->has_gate, y, (T *)p->o, p->o_stride, p->n, p->e);
+        tn_la_plain_product_run<W>(run, p->n, p->e, p->state_rows, tn_la_rows<W>(qb, p->n, p->state_rows),
+                                   tn_la_rows<W>(s, p->state_rows, p->e), NULL, y, stream);
+        gate<T><<<tn_la_plain_grid(run, p->n), TN_LA_PLAIN_THREADS, 0, stream>>>(run, p->g, p->has_gate, y, (T *)p->o, p->o_stride, p->n,
+                                                                                 p->e);
     }
 }
 

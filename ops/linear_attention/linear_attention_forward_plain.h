@@ -8,7 +8,8 @@
 
 /* operand is q or k with over_sequence; maximum and sum are written. */
 size_t tn_la_statistics_workspace(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device);
-void tn_la_statistics(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device, void *workspace, cudaStream_t stream);
+void tn_la_statistics(const tn_la_problem *problem, const tn_la_operand *operand, const tn_device *device, void *workspace,
+                      cudaStream_t stream);
 
 /* s, and maximum and sum where softmax runs over the sequence, have to be there, the latter filled in. Errors: cudaGetLastError. */
 size_t tn_la_forward_plain_workspace(const tn_la_problem *problem);

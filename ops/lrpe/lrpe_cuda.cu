@@ -98,18 +98,21 @@ lrpe_scratch lrpe_scratch_of(const tn_lrpe_call *lrpe, const tn_device *device, 
 /* Bytes of a block: three of them share a multiprocessor, so that some read while others write. */
 #define SLAB_BYTES (64 << 10)
 #define SLAB_BLOCKS_WANTED 1056
-#define SLAB_FEW_TOKENS 256 /* of a block: fewer are not worth the exchange */
+#define SLAB_FEW_TOKENS 256 /* of a block: fewer are worth the exchange only where the GPU is half empty, half as many nowhere */
+#define SLAB_CROWDED_TOKENS 256
 
 static lrpe_slab slab_of_packs(const lrpe_job &job, bool backward, int packs) {
     lrpe_slab slab = {};
     int64_t parts = (job.call.kind == TN_ROTATE ? 2 : 1) + (backward ? 2 : 0), per_thread = LRPE_SLAB_THREADS / packs;
     int64_t rows = job.call.batch * job.heads * (job.packs / packs);
     slab.packs = packs;
+    slab.crowded = backward && job.call.kind == TN_ROTATE && job.call.dtype == TN_BF16 && job.tokens <= SLAB_CROWDED_TOKENS;
     for (slab.blocks = 1; slab.blocks <= LRPE_SLAB_BLOCKS; slab.blocks *= 2) {
         int64_t tokens = (job.tokens + slab.blocks - 1) / slab.blocks, kept = (tokens + per_thread - 1) / per_thread;
         slab.tokens = (uint32_t)tokens;
         slab.bytes = (size_t)(kept * LRPE_SLAB_THREADS * parts * 16);
-        bool fills = rows * slab.blocks >= SLAB_BLOCKS_WANTED || tokens <= SLAB_FEW_TOKENS || slab.blocks == LRPE_SLAB_BLOCKS;
+        bool few = tokens <= SLAB_FEW_TOKENS && (rows * slab.blocks >= SLAB_BLOCKS_WANTED / 2 || (backward && !slab.crowded));
+        bool fills = few || rows * slab.blocks >= SLAB_BLOCKS_WANTED || tokens <= SLAB_FEW_TOKENS / 2 || slab.blocks == LRPE_SLAB_BLOCKS;
         if (slab.bytes <= SLAB_BYTES && fills && rows * slab.blocks <= INT32_MAX) return slab;
     }
     slab.blocks = 0;

@@ -357,6 +357,7 @@ struct lrpe_slab {
     int packs;       /* pairs of packs (rotate) or packs of a token that a block has */
     uint32_t tokens; /* of a block */
     size_t bytes;    /* of shared memory */
+    bool crowded;    /* five blocks on a multiprocessor instead of four: short sequences */
 };
 lrpe_slab lrpe_slab_of(const lrpe_job &job, const tn_device *device, bool backward);
 cudaError_t lrpe_forward_on_chip(const lrpe_job &job, const lrpe_slab &slab, cudaStream_t stream);

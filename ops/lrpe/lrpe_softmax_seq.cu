@@ -15,6 +15,8 @@
  * While one block waits for its packs or for its cluster, the other blocks of the multiprocessor write theirs. */
 #include "lrpe_cuda.cuh"
 
+#include <cuda_fp16.h>
+
 #define COLUMN_UNITS 32
 #define COLUMN_SLOTS (LRPE_THREADS / COLUMN_UNITS)
 #define SLAB_COLUMNS 64 /* of a block, at most: two parts of 4 packs of bf16 */
@@ -303,8 +305,8 @@ struct slab_scratch {
     float of_warp[LRPE_SLAB_THREADS / TN_WARP][SLAB_COLUMNS];
     float of_block[SLAB_COLUMNS];
     float2 of_cluster[LRPE_SLAB_BLOCKS][SLAB_COLUMNS]; /* written by all blocks of the cluster */
-    float2 result[SLAB_COLUMNS];
-    uint64_t arrived; /* mbarrier: of_cluster is there */
+    float result[SLAB_COLUMNS];                        /* of a column, for all threads */
+    uint64_t arrived;                                  /* mbarrier: of_cluster is there */
 };
 
 /* Clusters are of sm_90; elsewhere these kernels do not run. A block pushes its two numbers of a column into the shared memory of all, and
@@ -312,6 +314,7 @@ struct slab_scratch {
 __device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ void cluster_open(slab_scratch *scratch, const lrpe_slab &slab, int n_columns) {
 #if __CUDA_ARCH__ >= 900
+    if (slab.blocks == 1) return;
     const uint32_t bytes = slab.blocks * n_columns * (uint32_t)sizeof(float2);
     if (threadIdx.x == 0) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;"
@@ -328,9 +331,9 @@ __device__ __forceinline__ void cluster_open(slab_scratch *scratch, const lrpe_s
 #endif
 }
 /* Once, by all threads, before the first push. */
-__device__ __forceinline__ void cluster_ready() {
+__device__ __forceinline__ void cluster_ready(const lrpe_slab &slab) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    if (slab.blocks > 1) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void cluster_push(slab_scratch *scratch, uint32_t rank, int column, uint32_t to, float a, float b) {
@@ -380,8 +383,47 @@ __device__ __forceinline__ float sum_warps(const slab_scratch *scratch, int colu
     return total;
 }
 
+/* An exponential is made once: of a slab in bf16 it takes x's place in shared memory, times 2^14 in f16, which has three bits more than bf16
+ * down to 4e-9 of the largest and as many down to 5e-10. In f32 it is made anew. */
+template <typename T> struct slab_weight {
+    static constexpr float scale = sizeof(T) == 4 ? 1.0f : 0x1p14f, back = 1.0f / scale;
+
+    static __device__ __forceinline__ float shift(float max) { return sizeof(T) == 4 ? max : fmaf(max, LRPE_LOG2_E, -14.0f); }
+    template <int N> static __device__ __forceinline__ void keep(uint4 *place, const float *weight) {
+        if constexpr (sizeof(T) == 2) {
+            __half2 pair[N / 2];
+#pragma unroll
+            for (int j = 0; j < N; j += 2) pair[j / 2] = __floats2half2_rn(weight[j], weight[j + 1]);
+            *place = *reinterpret_cast<uint4 *>(pair);
+        }
+    }
+    /* What keep() left, or of f32 the exponential of x. */
+    template <int N> static __device__ __forceinline__ void open(const uint4 &place, const float *shift, float *weight) {
+        if constexpr (sizeof(T) == 2) {
+            const uint4 raw = place;
+            const __half2 *pair = reinterpret_cast<const __half2 *>(&raw);
+#pragma unroll
+            for (int j = 0; j < N; j += 2) {
+                float2 both = __half22float2(pair[j / 2]);
+                weight[j] = both.x, weight[j + 1] = both.y;
+            }
+        } else {
+            tn_open_pack<T>(place, weight);
+#pragma unroll
+            for (int j = 0; j < N; j++) weight[j] = lrpe_weight<T>(weight[j], shift[j]);
+        }
+    }
+};
+
+/* Where the statistics of column `i` of a block lie. */
+template <int N>
+__device__ __forceinline__ int64_t slab_column(const lrpe_job &job, const lrpe_slab &slab, const slab_place &place, int i) {
+    int part = i / (slab.packs * N);
+    return lrpe_column(job, place.b, place.at) - place.pack * N + (i - part * slab.packs * N) + part * job.call.grid.angles;
+}
+
 template <typename T, int Kind>
-__global__ void __launch_bounds__(LRPE_SLAB_THREADS, 4)
+__global__ void __launch_bounds__(LRPE_SLAB_THREADS, 5)
     slab_forward(const __grid_constant__ lrpe_job job, const __grid_constant__ lrpe_slab slab) {
     constexpr int N = tn_pack<T>::n, Parts = Kind == TN_ROTATE ? 2 : 1;
     extern __shared__ uint4 space[];
@@ -418,48 +460,53 @@ __global__ void __launch_bounds__(LRPE_SLAB_THREADS, 4)
 #pragma unroll
     for (int j = 0; j < Parts * N; j++) {
         float above = scratch.of_block[place.column<N>(slab, j / N) + j % N];
-        max[j] = above == -INFINITY ? 0.0f : lrpe_shift<T>(above);
+        max[j] = slab_weight<T>::shift(above == -INFINITY ? 0.0f : above);
         sum[j] = 0;
     }
     for (uint32_t k = 0; k < place.count; k++) {
 #pragma unroll
-        for (int part = 0; part < Parts; part++) tn_open_pack<T>(own[part * part_packs + k * threads], value + part * N);
+        for (int part = 0; part < Parts; part++) {
+            uint4 *pack = own + part * part_packs + k * threads;
+            tn_open_pack<T>(*pack, value);
 #pragma unroll
-        for (int j = 0; j < Parts * N; j++) sum[j] += lrpe_weight<T>(value[j], max[j]);
+            for (int j = 0; j < N; j++) {
+                value[j] = lrpe_weight<T>(value[j], max[part * N + j]);
+                sum[part * N + j] += value[j];
+            }
+            slab_weight<T>::template keep<N>(pack, value);
+        }
     }
     sum_lanes<Parts * N>(sum, slab.packs);
     put_warp<Parts, N>(&scratch, slab, place, sum);
-    cluster_ready();
+    cluster_ready(slab);
     if (mine < n_columns) {
-        float total = sum_warps(&scratch, mine);
-        cluster_exchange(&scratch, slab, place.rank, mine, scratch.of_block[mine], total);
+        const float own_max = scratch.of_block[mine];
+        float total = sum_warps(&scratch, mine) * slab_weight<T>::back;
+        cluster_exchange(&scratch, slab, place.rank, mine, own_max, total);
         float above = -INFINITY;
         for (int rank = 0; rank < slab.blocks; rank++) above = fmaxf(above, scratch.of_cluster[rank][mine].x);
         total = 0;
         for (int rank = 0; rank < slab.blocks; rank++)
             total += scratch.of_cluster[rank][mine].y * weight_of(scratch.of_cluster[rank][mine].x, above);
-        scratch.result[mine] = make_float2(above, total);
+        scratch.result[mine] = slab_weight<T>::back * weight_of(own_max, above) / total;
         if (job.call.max && place.rank == 0) { /* kept for backward */
-            int part = mine / (slab.packs * N);
-            int64_t column = lrpe_column(job, place.b, place.at) - place.pack * N + (mine - part * slab.packs * N) + part * angles;
+            int64_t column = slab_column<N>(job, slab, place, mine);
             ((float *)job.call.max)[column] = above;
             ((float *)job.call.sum)[column] = total;
         }
     }
     __syncthreads();
 
-    column_weights<T, Parts * N> weights;
 #pragma unroll
-    for (int j = 0; j < Parts * N; j++) {
-        float2 of_column = scratch.result[place.column<N>(slab, j / N) + j % N];
-        weights.set(j, of_column.x, of_column.y);
-    }
+    for (int j = 0; j < Parts * N; j++) sum[j] = scratch.result[place.column<N>(slab, j / N) + j % N];
     T *o = (T *)job.call.o + place.b * job.call.o_stride.batch + lrpe_offset(job.call.o_stride, place.at);
     for (uint32_t k = 0; k < place.count; k++) {
         float out[2 * N];
 #pragma unroll
-        for (int part = 0; part < Parts; part++) tn_open_pack<T>(own[part * part_packs + k * threads], value + part * N);
-        weights.apply(value);
+        for (int part = 0; part < Parts; part++)
+            slab_weight<T>::template open<N>(own[part * part_packs + k * threads], max + part * N, value + part * N);
+#pragma unroll
+        for (int j = 0; j < Parts * N; j++) value[j] *= sum[j];
         if (k) walk.to(job, place.at, false);
         if (job.call.table && place.b == 0) lrpe_table_store<N>(job, place.at, walk.sine, walk.cosine);
         lrpe_turn<Kind, N>(value, walk.sine, walk.cosine, out);
@@ -484,8 +531,8 @@ __device__ __forceinline__ void slab_token(const uint4 *own, uint32_t part_packs
 }
 
 /* First the sums, with the tokens in order; then dx, back from the last. */
-template <typename T, int Kind>
-__global__ void __launch_bounds__(LRPE_SLAB_THREADS, 4)
+template <typename T, int Kind, int Resident>
+__global__ void __launch_bounds__(LRPE_SLAB_THREADS, Resident)
     slab_backward(const __grid_constant__ lrpe_job job, const __grid_constant__ lrpe_slab slab) {
     constexpr int N = tn_pack<T>::n, Parts = Kind == TN_ROTATE ? 2 : 1;
     extern __shared__ uint4 space[];
@@ -536,17 +583,17 @@ __global__ void __launch_bounds__(LRPE_SLAB_THREADS, 4)
     tn_copy_async_wait<0>(); /* of threads without a token in the second half, too */
     sum_lanes<Parts * N>(dot, slab.packs);
     put_warp<Parts, N>(&scratch, slab, place, dot);
-    cluster_ready();
+    cluster_ready(slab);
     if (mine < n_columns) {
         float total = sum_warps(&scratch, mine);
         cluster_exchange(&scratch, slab, place.rank, mine, total, 0);
         total = 0;
         for (int rank = 0; rank < slab.blocks; rank++) total += scratch.of_cluster[rank][mine].x;
-        scratch.result[mine].x = total;
+        scratch.result[mine] = total;
     }
     __syncthreads();
 #pragma unroll
-    for (int j = 0; j < Parts * N; j++) dot[j] = scratch.result[place.column<N>(slab, j / N) + j % N].x;
+    for (int j = 0; j < Parts * N; j++) dot[j] = scratch.result[place.column<N>(slab, j / N) + j % N];
 
     place.at.token -= place.step; /* of the last token, where there is one */
     T *dx = (T *)job.call.dx + place.b * job.call.dx_stride.batch + lrpe_offset(job.call.dx_stride, place.at);
@@ -579,7 +626,7 @@ cudaError_t launch_slab(void (*kernel)(lrpe_job, lrpe_slab), const lrpe_job &job
     config.dynamicSmemBytes = slab.bytes;
     config.stream = stream;
     config.attrs = &cluster;
-    config.numAttrs = 1;
+    config.numAttrs = slab.blocks > 1 ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, job, slab);
 }
 
@@ -618,6 +665,7 @@ cudaError_t lrpe_forward_on_chip(const lrpe_job &job, const lrpe_slab &slab, cud
 cudaError_t lrpe_backward_on_chip(const lrpe_job &job, const lrpe_slab &slab, cudaStream_t stream) {
     bool rotate = job.call.kind == TN_ROTATE;
     if (job.call.dtype == TN_F32)
-        return launch_slab(rotate ? slab_backward<float, TN_ROTATE> : slab_backward<float, TN_COSINE>, job, slab, stream);
-    return launch_slab(rotate ? slab_backward<tn_cuda_bf16, TN_ROTATE> : slab_backward<tn_cuda_bf16, TN_COSINE>, job, slab, stream);
+        return launch_slab(rotate ? slab_backward<float, TN_ROTATE, 4> : slab_backward<float, TN_COSINE, 4>, job, slab, stream);
+    if (slab.crowded) return launch_slab(slab_backward<tn_cuda_bf16, TN_ROTATE, 5>, job, slab, stream);
+    return launch_slab(rotate ? slab_backward<tn_cuda_bf16, TN_ROTATE, 4> : slab_backward<tn_cuda_bf16, TN_COSINE, 4>, job, slab, stream);
 }

@@ -57,9 +57,9 @@ TN_API bool tn_optimizer_group(tn_optimizer *opt, int group, double lr_scale, do
 TN_API bool tn_optimizer_set_lr(tn_optimizer *opt, double lr);
 TN_API double tn_optimizer_lr(const tn_optimizer *opt);
 
-/* AdamW: says that the next step, counted from here, comes: called, or replayed from a recording (graph.h). Learning rate and step count then
- * lie in the device's memory, where a recorded tn_optimizer_step finds those of each replay. From the first call on it is wanted before
- * every step, and all parameters count the same steps. */
+/* AdamW: says that the next step, counted from here, comes: called, or replayed from a recording (graph.h). Learning rate and step count
+ * then lie in the device's memory, where a recorded tn_optimizer_step finds those of each replay. From the first call on it is wanted
+ * before every step, and all parameters count the same steps. */
 TN_API bool tn_optimizer_prepare(tn_optimizer *opt);
 /* Updates every parameter that has a gradient. With an error standing on the context nothing changes. */
 TN_API bool tn_optimizer_step(tn_optimizer *opt);
