@@ -1,4 +1,4 @@
-/* tenon-op, tenon-gradcheck and hello as a user runs them: exit codes, what they say and where they say it. */
+/* tenon-op, tenon-gradcheck, tenon-mem and hello as a user runs them: exit codes, what they say and where they say it. */
 #include "harness.h"
 
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 
 #define TENON_OP TN_TEST_BUILD "/examples/tenon-op"
 #define TENON_GRADCHECK TN_TEST_BUILD "/examples/tenon-gradcheck"
+#define TENON_MEM TN_TEST_BUILD "/examples/tenon-mem"
 #define HELLO TN_TEST_BUILD "/examples/hello"
 #define VECTORS TN_TEST_SOURCES "/tests/vectors/"
 
@@ -368,6 +369,24 @@ static void test_gradcheck(void **state) {
     WANT_REFUSAL("'frobnicate'", TENON_GRADCHECK, "frobnicate");
 }
 
+/* ---- tenon-mem ---- */
+
+static void test_mem(void **state) {
+    (void)state;
+    WANT_CODE(0, TENON_MEM, "--device=cpu", "--task=uniform", "--layers=2", "--width=32", "--heads=2", "--context=32", "--batch=2",
+              "--rows=3");
+    want_text(out_text, "differences: 0 bytes");
+    want_text(out_text, ": +0.000%");
+    want_text(out_text, "layer.1/");
+    want_text(out_text, "largest owners first (3 of");
+    want_text(out_text, "how the peak grows");
+    WANT_CODE(0, TENON_MEM, "--device=cpu", "--op", "rms_norm", "--set", "eps=0.01", "--csv", path_of("out.safetensors"));
+    want_text(out_text, "differences: 0 bytes");
+    want_text(read_all(path_of("out.safetensors")), "time_ns,event,");
+    WANT_REFUSAL("'frobnicate'", TENON_MEM, "--device=cpu", "--op=frobnicate");
+    WANT_REFUSAL("--set", TENON_MEM, "--device=cpu", "--op=rms_norm", "--set", "frob=1");
+}
+
 /* ---- hello ---- */
 
 static void test_hello(void **state) {
@@ -388,7 +407,7 @@ int main(int argc, char **argv) {
         CASE(test_help_and_version), CASE(test_options),      CASE(test_full_disk),     CASE(test_list),
         CASE(test_list_json),        CASE(test_run),          CASE(test_run_with_ones), CASE(test_run_repeated_input),
         CASE(test_run_mixed_inputs), CASE(test_run_refusals), CASE(test_check),         CASE(test_check_judges),
-        CASE(test_check_goes_on),    CASE(test_gradcheck),    CASE(test_hello),
+        CASE(test_check_goes_on),    CASE(test_gradcheck),    CASE(test_mem),           CASE(test_hello),
     };
     return tn_test_main("test_programs", cases, sizeof cases / sizeof *cases, argc, argv);
 }
