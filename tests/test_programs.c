@@ -382,7 +382,9 @@ static void test_mem(void **state) {
     want_text(out_text, "how the peak grows");
     WANT_CODE(0, TENON_MEM, "--device=cpu", "--op", "rms_norm", "--set", "eps=0.01", "--csv", path_of("out.safetensors"));
     want_text(out_text, "differences: 0 bytes");
-    want_text(read_all(path_of("out.safetensors")), "time_ns,event,");
+    char *events = read_all(path_of("out.safetensors"));
+    want_text(events, "time_ns,event,");
+    free(events);
     WANT_REFUSAL("'frobnicate'", TENON_MEM, "--device=cpu", "--op=frobnicate");
     WANT_REFUSAL("--set", TENON_MEM, "--device=cpu", "--op=rms_norm", "--set", "frob=1");
 }
