@@ -196,7 +196,9 @@ static bool compute_backward(tn_op_call *call) {
         fine = make_dense(&call->in[i], 1, input_def(call->op, i)->flags, &in_copies[i]);
     }
     memset(dout_copies, 0, sizeof dout_copies);
-    fine = fine && make_dense(call->dout, call->n_out, call->op->flags & TN_OP_STRIDED_DOUT ? TN_INPUT_STRIDED : input_def(call->op, 0)->flags & TN_INPUT_ALIGNED, dout_copies);
+    fine = fine && make_dense(call->dout, call->n_out,
+                              call->op->flags & TN_OP_STRIDED_DOUT ? TN_INPUT_STRIDED : input_def(call->op, 0)->flags & TN_INPUT_ALIGNED,
+                              dout_copies);
     for (int i = 0; fine && i < call->n_in; i++) {
         if (!(call->wants >> i & 1)) continue;
         call->din[i] = new_gradient(call, i);
