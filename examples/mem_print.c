@@ -95,7 +95,7 @@ void mem_print_live(const mem_report *report, int64_t most) {
 
 /* ---- growth ---- */
 
-static bool print_growth_with(const train_config *config, const char *what, const int64_t *value, train_config *changed, int64_t *place) {
+static bool print_growth_with(const char *what, const int64_t *value, train_config *changed, int64_t *place) {
     int64_t peaks[3];
     char text[3][32], reason[1024];
     for (int i = 0; i < 3; i++) {
@@ -106,7 +106,6 @@ static bool print_growth_with(const train_config *config, const char *what, cons
         }
     }
     *place = *value;
-    (void)config;
     /* peak = fixed + each * value through the outer two; the middle says how straight the line is. */
     double each = (double)(peaks[2] - peaks[0]) / (3.0 * (double)*value), fixed = (double)peaks[0] - each * (double)*value;
     double middle = fixed + 2 * each * (double)*value;
@@ -119,9 +118,8 @@ static bool print_growth_with(const train_config *config, const char *what, cons
 bool mem_print_growth(const train_config *config) {
     train_config changed = *config;
     printf("\nhow the peak grows (predicted)\n");
-    bool fine = print_growth_with(config, "batch", &config->batch, &changed, &changed.batch);
-    if (fine && config->task == TRAIN_TASK_NONE) fine = print_growth_with(config, "context", &config->context, &changed, &changed.context);
-    if (fine && config->layers * 4 <= TRAIN_MAX_LAYERS)
-        fine = print_growth_with(config, "layers", &config->layers, &changed, &changed.layers);
+    bool fine = print_growth_with("batch", &config->batch, &changed, &changed.batch);
+    if (fine && config->task == TRAIN_TASK_NONE) fine = print_growth_with("context", &config->context, &changed, &changed.context);
+    if (fine && config->layers * 4 <= TRAIN_MAX_LAYERS) fine = print_growth_with("layers", &config->layers, &changed, &changed.layers);
     return fine;
 }

@@ -17,8 +17,6 @@ typedef struct train_request {
     bool resume;
 } train_request;
 
-#define MESSAGE_BYTES 2048
-
 /* The command line: parsing moves the arguments about, so each reading takes a copy. */
 typedef struct train_line {
     int argc;

@@ -8,23 +8,6 @@
 #include "host_memory.h"
 #include "text_writer.h"
 
-/* A writer's buffer is too large for the stack of a thread of unknown size. */
-static tn_text_writer *open_writer(tn_context *cx, const char *op, const char *path) {
-    tn_text_writer *w = tn_ready(cx) && path ? tn_host_alloc(sizeof *w) : NULL;
-    if (!w) {
-        if (tn_ready(cx)) tn_fail(cx, path ? TN_ERR_HOST_MEMORY : TN_ERR_ARGUMENT, op, path ? "the host has no memory left" : "no path");
-        return NULL;
-    }
-    tn_text_begin(w, cx, op, path);
-    return w;
-}
-
-static bool close_writer(tn_text_writer *w) {
-    bool fine = tn_text_finish(w);
-    tn_host_free(w);
-    return fine;
-}
-
 /* The viewer takes numbers beyond 2^53 for their neighbours. Addresses keep their order and distances. */
 static uint64_t shown_address(uint64_t address) { return address & ((UINT64_C(1) << 52) - 1); }
 
@@ -148,10 +131,10 @@ static void write_snapshot(tn_context *cx, tn_text_writer *w) {
 }
 
 bool tn_memory_write_snapshot(tn_context *cx, const char *path) {
-    tn_text_writer *w = open_writer(cx, "tn_memory_write_snapshot", path);
+    tn_text_writer *w = tn_text_open(cx, "tn_memory_write_snapshot", path);
     if (!w) return false;
     if (w->well) write_snapshot(cx, w);
-    return close_writer(w);
+    return tn_text_close(w);
 }
 
 /* ---- Chrome's trace ---- */
@@ -216,12 +199,12 @@ static bool write_trace(tn_text_writer *w, tn_context *cx, const tn_memory_timel
 }
 
 bool tn_memory_write_trace(tn_context *cx, const char *path) {
-    tn_text_writer *w = open_writer(cx, "tn_memory_write_trace", path);
+    tn_text_writer *w = tn_text_open(cx, "tn_memory_write_trace", path);
     if (!w) return false;
     tn_memory_timeline *timeline = w->well ? tn_memory_timeline_new(cx) : NULL;
     w->well = timeline && write_trace(w, cx, timeline);
     tn_memory_timeline_free(timeline);
-    return close_writer(w);
+    return tn_text_close(w);
 }
 
 /* ---- CSV ---- */
@@ -239,11 +222,11 @@ static void csv_event(void *user, const tn_memory_event *event) {
 }
 
 bool tn_memory_write_csv(tn_context *cx, const char *path) {
-    tn_text_writer *w = open_writer(cx, "tn_memory_write_csv", path);
+    tn_text_writer *w = tn_text_open(cx, "tn_memory_write_csv", path);
     if (!w) return false;
     if (w->well) {
         tn_text(w, "time_ns,event,address,allocated_bytes,requested_bytes,category,pass,op,label,stream\n");
         tn_memory_visit_history(cx, csv_event, w);
     }
-    return close_writer(w);
+    return tn_text_close(w);
 }

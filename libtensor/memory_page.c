@@ -93,13 +93,8 @@ static bool write_page(tn_text_writer *w, tn_context *cx) {
 }
 
 bool tn_memory_write_page(tn_context *cx, const char *path) {
-    if (!tn_ready(cx)) return false;
-    if (!path) return tn_fail(cx, TN_ERR_ARGUMENT, "tn_memory_write_page", "no path"), false;
-    tn_text_writer *w = tn_host_alloc(sizeof *w);
-    if (!w) return tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_memory_write_page", "the host has no memory left"), false;
-    tn_text_begin(w, cx, "tn_memory_write_page", path);
+    tn_text_writer *w = tn_text_open(cx, "tn_memory_write_page", path);
+    if (!w) return false;
     if (w->well) w->well = write_page(w, cx);
-    bool fine = tn_text_finish(w);
-    tn_host_free(w);
-    return fine;
+    return tn_text_close(w);
 }

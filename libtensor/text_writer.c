@@ -4,11 +4,20 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "context_internal.h"
+#include "host_memory.h"
+
 enum { LONGEST = 4096 };
 
-void tn_text_begin(tn_text_writer *w, tn_context *cx, const char *op, const char *path) {
+/* A writer's buffer is too large for the stack of a thread of unknown size. */
+tn_text_writer *tn_text_open(tn_context *cx, const char *op, const char *path) {
+    if (!tn_ready(cx)) return NULL;
+    if (!path) return tn_fail(cx, TN_ERR_ARGUMENT, op, "no path");
+    tn_text_writer *w = tn_host_alloc(sizeof *w);
+    if (!w) return tn_fail(cx, TN_ERR_HOST_MEMORY, op, "the host has no memory left");
     w->used = 0;
     w->well = tn_file_writer_begin(&w->file, cx, op, path);
+    return w;
 }
 
 static void flush(tn_text_writer *w) {
@@ -56,7 +65,9 @@ void tn_text_csv(tn_text_writer *w, const char *text) {
     tn_text_bytes(w, "\"", 1);
 }
 
-bool tn_text_finish(tn_text_writer *w) {
+bool tn_text_close(tn_text_writer *w) {
     flush(w);
-    return tn_file_writer_finish(&w->file, w->well) && w->well;
+    bool placed = tn_file_writer_finish(&w->file, w->well) && w->well;
+    tn_host_free(w);
+    return placed;
 }
