@@ -99,6 +99,7 @@ static json_t *table_of(const bench_rows *rows) {
     set_text(object, "variant", table->variant);
     set_text(object, "doc", table->doc);
     set_text(object, "unit", bench_unit(rows->choice.kind));
+    set_number(object, "seconds", rows->seconds);
     for (int row = 0; row < rows->n_rows; row++)
         for (int c = 0; c < rows->n_columns; c++) json_array_append_new(list, row_of(rows, row, c));
     json_object_set_new(object, "rows", list);

@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
         { "largest", TN_CLI_FLAG, &r.session.largest, .doc = "only the last, largest row of each table" },
         { "quick", TN_CLI_FLAG, &r.session.quick, .doc = "fewer rows and repeats" },
         { "minutes", TN_CLI_NUMBER, &r.session.minutes, .argument = "M",
-          .doc = "begin no table after so many: what was measured is written" },
+          .doc = "begin nothing after so many: what was measured is written" },
         { "peers", TN_CLI_FLAG, &r.with_peers, .doc = "the same tables with PyTorch and flash-linear-attention, in turns, and ratios" },
         { "peers-folder", TN_CLI_TEXT, &r.peers_folder, .argument = "FOLDER",
           .doc = "where serve.py is (default: TENON_BENCH_PEERS, or the sources)" },

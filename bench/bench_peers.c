@@ -143,9 +143,10 @@ static bool keep_answer(bench_rows *rows, const json_t *answer) {
     return true;
 }
 
-bool bench_peers_measure(bench_peers *peers, bench_rows *rows) {
-    json_t *answer = NULL;
-    bool fine = ask(peers, table_question(rows)), last = false;
+bool bench_peers_measure(bench_peers *peers, bench_rows *rows, double seconds) {
+    json_t *answer = NULL, *question = table_question(rows);
+    if (seconds > 0) json_object_set_new(question, "seconds", json_real(seconds));
+    bool fine = ask(peers, question), last = false;
     while (fine && !last) {
         answer = next_answer(peers);
         last = is_last(answer);

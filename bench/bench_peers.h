@@ -16,8 +16,9 @@ const json_t *bench_peers_about(const bench_peers *peers);
 
 /* Says which tables are to come, with rows chosen: what must be compiled is compiled here, several at a time. */
 bool bench_peers_prepare(bench_peers *peers, const bench_rows *tables, int n_tables);
-/* Measures the rows of a table and puts the results into rows->peers. False: they have gone; `tables` measured before stay. */
-bool bench_peers_measure(bench_peers *peers, bench_rows *rows);
+/* Measures the rows of a table and puts the results into rows->peers. Begins nothing after `seconds` (0: takes its time). False: they have
+ * gone; what was measured before stays. */
+bool bench_peers_measure(bench_peers *peers, bench_rows *rows, double seconds);
 
 void bench_peers_close(bench_peers *peers);
 

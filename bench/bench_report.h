@@ -22,6 +22,7 @@ typedef struct bench_rows {
     bench_result *results;
     bench_peer_row *peers;
     int n_peers;
+    double seconds; /* it took, peers included */
 } bench_rows;
 
 /* "ok", "wrong", "unsupported", "out of memory", "failed". */

@@ -1,6 +1,7 @@
 #include "bench_session.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -71,6 +72,31 @@ static bool plan(bench_session *s, const bench_choice *choices, int n_choices) {
     return s->tables != NULL;
 }
 
+/* ---- when to end ---- */
+
+static volatile sig_atomic_t told_to_end;
+
+static void on_signal(int number) {
+    (void)number;
+    told_to_end = 1;
+}
+
+/* Once: a second signal ends the program. */
+static void listen_to_signals(void) {
+    struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESETHAND | SA_RESTART };
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+/* 0: as long as it takes. */
+static double seconds_left(const bench_session *s) {
+    if (s->minutes <= 0) return 0;
+    double left = s->minutes * 60 - (bench_now_ns() - s->begin_ns) * 1e-9;
+    return left > 1e-3 ? left : 1e-3;
+}
+
+static bool time_is_up(const bench_session *s) { return told_to_end || (s->minutes > 0 && seconds_left(s) <= 1e-3); }
+
 /* ---- running ---- */
 
 static void say_progress(const char *name, int64_t n, const char *column) {
@@ -90,27 +116,32 @@ static void tell(bench_session *s, const bench_rows *rows, int row, int column, 
 }
 
 static void ask_peers(bench_session *s, bench_rows *rows) {
-    if (!s->peers) return;
+    if (!s->peers || time_is_up(s)) return;
     tn_memory_release_cache(s->run.cx); /* they want the device's memory too */
     say_progress(rows->choice.name, 0, "peers");
-    if (bench_peers_measure(s->peers, rows)) return;
+    if (bench_peers_measure(s->peers, rows, seconds_left(s)) || told_to_end) return;
     fprintf(stderr, "%s: %s: the peers have gone; running on alone\n", s->cli->program, rows->choice.name);
     bench_peers_close(s->peers);
     s->peers = NULL;
 }
 
-static void run_table(bench_session *s, bench_rows *rows) {
+/* False: it was not finished. */
+static bool run_table(bench_session *s, bench_rows *rows) {
+    double begin = bench_now_ns();
     bench_begin_table(&s->run);
     for (int row = 0; row < rows->n_rows; row++)
         for (int c = 0; c < rows->n_columns; c++) {
             bench_cell cell = { rows->choice.table, rows->columns[c], rows->choice.kind, rows->choice.dtype, rows->n[row] };
             bench_result *result = &rows->results[row * rows->n_columns + c];
+            if (time_is_up(s)) return false;
             say_progress(rows->choice.name, cell.n, cell.column->name);
             bench_measure_cell(&s->run, &cell, result);
             tell(s, rows, row, c, result);
         }
     ask_peers(s, rows);
     say_progress(NULL, 0, NULL);
+    rows->seconds = (bench_now_ns() - begin) * 1e-9;
+    return true;
 }
 
 static void prepare_peers(bench_session *s) {
@@ -131,14 +162,16 @@ static void print_peers_heading(const bench_session *s) {
 
 /* Tables that no time is left for are as if nobody had asked for them. */
 static void leave_rest(bench_session *s, int done) {
-    fprintf(stderr, "%s: %g minutes have passed: %d tables, from %s on, are left out\n", s->cli->program, s->minutes, s->n_tables - done,
-            s->tables[done].choice.name);
+    if (told_to_end) fprintf(stderr, "%s: told to end", s->cli->program);
+    else fprintf(stderr, "%s: %g minutes have passed", s->cli->program, s->minutes);
+    fprintf(stderr, ": %d tables, from %s on, are left out\n", s->n_tables - done, s->tables[done].choice.name);
     for (int i = done; i < s->n_tables; i++) free(s->tables[i].results);
     s->n_tables = done;
 }
 
 bool bench_session_run(bench_session *s, const bench_choice *choices, int n_choices) {
-    double start = bench_now_ns();
+    s->begin_ns = bench_now_ns();
+    listen_to_signals();
     if (!plan(s, choices, n_choices)) return false;
     prepare_peers(s);
     bench_print_heading(stdout, &s->run);
@@ -146,11 +179,10 @@ bool bench_session_run(bench_session *s, const bench_choice *choices, int n_choi
     fflush(stdout);
     if (s->csv) bench_csv_heading(s->csv);
     for (int i = 0; i < s->n_tables; i++) {
-        if (s->minutes > 0 && bench_now_ns() - start > s->minutes * 60e9) {
+        if (!run_table(s, &s->tables[i])) {
             leave_rest(s, i);
             break;
         }
-        run_table(s, &s->tables[i]);
         bench_print_rows(stdout, &s->tables[i]);
         if (s->csv) bench_csv_rows(s->csv, &s->tables[i]);
     }

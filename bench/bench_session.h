@@ -12,12 +12,13 @@ typedef struct bench_session {
     bool quick, largest;
     int64_t n[BENCH_MAX_ROWS]; /* rows to run instead of the tables' own, where n_count > 0 */
     int n_count;
-    double minutes; /* no table is begun after so many; 0: all are run */
+    double minutes; /* nothing is begun after so many; 0: all is run */
 
     bench_run run;
     bench_peers *peers;
     bench_rows *tables;
     int n_tables, n_wrong;
+    double begin_ns;
     FILE *csv; /* every table's rows as soon as they are there, or NULL */
 } bench_session;
 
@@ -25,7 +26,8 @@ typedef struct bench_session {
 bool bench_session_open(bench_session *session);
 void bench_session_close(bench_session *session);
 
-/* Runs them all and prints each. False where the host has no memory left. */
+/* Runs them all and prints each. An interrupt or a request to end (SIGINT, SIGTERM) leaves out the table at hand and the rest, as the end
+ * of `minutes` does. False where the host has no memory left. */
 bool bench_session_run(bench_session *session, const bench_choice *choices, int n_choices);
 
 /* Runs a stored document's tables again, at its rows, and prints the rows whose medians moved by more than their spread. Returns how many

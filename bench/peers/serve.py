@@ -6,7 +6,7 @@
 A line of JSON comes first that says who answers, or {"reason": ...}. Then, a question a line:
 
     {"prepare": [{"table": NAME, "n": [...]}, ...]}   compiles what these will need, in several processes; {"done": true, "seconds": S}
-    {"table": NAME, "n": [...]}                       a line for each n, column and provider, then {"done": true}
+    {"table": NAME, "n": [...], "seconds": S}         a line for each n, column and provider begun within S (0 or none: all), then {"done": true}
 
 The method is that of bench/README.md.
 """
@@ -94,9 +94,12 @@ def empty(device):
         torch.cuda.empty_cache()
 
 
-def measure(args, bench, compiler, name, ns, tables):
+def measure(args, bench, compiler, name, ns, seconds, tables):
     table, kind, dtype = tables[name]
+    end = time.monotonic() + seconds if seconds else math.inf
     for n, column_name, column, provider in cells_of(args, table, kind, ns):
+        if time.monotonic() > end:
+            return
         function = column.others.get(provider) or own_function(column)
         if provider == "compile":
             function = compiler.of((table, dtype, column_name), function)
@@ -188,7 +191,7 @@ def serve(args, tables):
         name = question["table"]
         # PyTorch keeps no account of the CPU's memory.
         if name in tables and (bench.cuda or not tables[name][1].startswith("memory")):
-            measure(args, bench, compiler, name, question["n"], tables)
+            measure(args, bench, compiler, name, question["n"], question.get("seconds"), tables)
         emit({"done": True})
 
 
