@@ -10,8 +10,9 @@
  *     q = scale_q * sum_r aq[..,r] bq[r,..],  k and v likewise;      o = softmax(scale * q k') v
  *
  * The queries are the last n of the seqlens[i] tokens of batch i (default m): query t stands at seqlens[i] - n + t and, when causal, sees
- * the keys up to its own. Keys at and after seqlens[i] are not there, whatever their memory holds. cu_seqlens [s+1] instead says where packed
- * sequences begin, and the end: b = 1 and n = m then, and a sequence sees itself alone. A query that sees no key gives o = 0 and no gradient.
+ * the keys up to its own. Keys at and after seqlens[i] are not there, whatever their memory holds. cu_seqlens [s+1] instead says where
+ * packed sequences begin, and the end: b = 1 and n = m then, and a sequence sees itself alone. A query that sees no key gives o = 0 and no
+ * gradient.
  *
  * Saved for backward: every input, o, and the logarithm of each query's sum of exponentials [b,h,n], f32 (f64 beside f64):
  *     bytes(inputs) + bytes(o) + b h n w,     w = 4 (8 for f64) */

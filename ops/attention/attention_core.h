@@ -8,7 +8,8 @@
 extern "C" {
 #endif
 
-/* Element (batch, token, head, j), counted from the first batch and head of a run: at[batch * .batch + token * .token + head * .head + j] */
+/* Element (batch, token, head, j), counted from the first batch and head of a run:
+ * at[batch * .batch + token * .token + head * .head + j] */
 typedef struct tn_at_view {
     void *at;
     int64_t batch, token, head;

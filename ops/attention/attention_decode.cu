@@ -4,10 +4,9 @@
  *
  *     t [heads, keys] = q bk'      s = t * ak'      o [heads, e] += (exp(s - maximum) * av') bv
  *
- * A block takes a part of a sequence's keys for up to 32 heads. Its four warps are 16 heads by 16 keys each (of a tile of 32 keys, or of
- * 64 where
- * there are no more than 16 heads); tiles of bk, bv, ak and av come by cp.async, several ahead, with their 16-byte pieces permuted so that
- * ldmatrix meets no bank twice:
+ * A block takes a part of a sequence's keys for up to 32 heads. Its four warps are 16 heads by 16 keys each (of a tile of 32 keys, or of 64
+ * where there are no more than 16 heads); tiles of bk, bv, ak and av come by cp.async, several ahead, with their 16-byte pieces permuted so
+ * that ldmatrix meets no bank twice:
  *
  *     stage | bk [keys][d] | bv [keys][e] | ak [keys][heads] | av [keys][heads] |
  *
@@ -15,145 +14,34 @@
  * (Hopper) and, where there are more, the parts in the workspace are merged by their maxima and sums, always in the same order. */
 #include <cooperative_groups.h>
 
-#include "attention_decode.h"
-#include "attention_tiles.cuh"
+#include "attention_decode.cuh"
 
 namespace {
 
-constexpr int MOST_RANKS = 64; /* of the query */
-
 /* More than 16 heads (wide), or not: stages of a long part's pipeline, and blocks of a short one that share a multiprocessor. */
 constexpr int WIDE_STAGES = 5, NARROW_STAGES = 3, WIDE_BLOCKS = 3, NARROW_BLOCKS = 2;
-/* Short sequences: twice the warps share a tile of 64 keys, all that a block has. */
-constexpr int SHORT_WARPS = 8, SHORT_STAGES = 2;
-
-struct decode_args {
-    const tn_cuda_bf16 *aq, *bq, *ak, *bk, *av, *bv;
-    tn_cuda_bf16 *o;
-    float *lse;   /* NULL: nobody keeps it */
-    float *parts; /* NULL: one part, which is o. [b][part][h][E], then maximum and sum [b][part][h][2] */
-    const int64_t *seqlens;
-    int64_t m, chunk;
-    int b, h, rq, n_parts;
-    int head_step;        /* heads that a block writes */
-    int stages;           /* that a block has room for: all, or one for each of its tiles and one for the query's factors */
-    float scale, scale_v; /* of t ak, in powers of 2 */
-    bool hopper;
-};
 
 /* ---- a block's memory ---- */
 
-template <int D, int E, int MT, int W> struct shape_of {
-    static constexpr int THREADS = TN_WARP * W;
-    static constexpr int HEADS = 16 * MT, KEY_WARPS = W / MT, KEYS = 16 * KEY_WARPS;
-    static constexpr int STAGES = W == SHORT_WARPS ? SHORT_STAGES : MT == 2 ? WIDE_STAGES : NARROW_STAGES;
-    static constexpr int BLOCKS = MT == 2 && W != SHORT_WARPS ? WIDE_BLOCKS : NARROW_BLOCKS;
+template <int D, int E, int MT> struct shape_of {
+    static constexpr int WARPS = 4, THREADS = TN_WARP * WARPS;
+    static constexpr int HEADS = 16 * MT, KEY_WARPS = WARPS / MT, KEYS = 16 * KEY_WARPS;
+    static constexpr int STAGES = MT == 2 ? WIDE_STAGES : NARROW_STAGES, BLOCKS = MT == 2 ? WIDE_BLOCKS : NARROW_BLOCKS;
     static constexpr int BK = KEYS * D * 2, BV = KEYS * E * 2, A = KEYS * HEADS * 2, STAGE = BK + BV + 2 * A, Q = HEADS * D * 2;
     static constexpr int ROW = E + 8; /* of a merged o, so that the rows of a fragment lie in other banks */
     __host__ __device__ static constexpr int bytes(int stages) { return stages * STAGE + Q; }
-    static_assert(MOST_RANKS * (D + HEADS) * 2 <= STAGE, "the query's factors lie where the last stage will be");
+    static_assert(TN_AT_MOST_RANKS * (D + HEADS) * 2 <= STAGE, "the query's factors lie where the last stage will be");
     static_assert(HEADS * (KEY_WARPS * (ROW + 2) + 2) * 4 <= bytes(2), "the merge runs where the stages were");
 };
 
-/* Where a block works: heads from head0 (a multiple of 8) on, of which it writes [first, last); keys [begin, end). */
-struct place {
-    int64_t batch, begin, end;
-    int head0, first, last, pieces;
-};
-
-__device__ __forceinline__ place place_of(const decode_args &a, int heads) {
-    place p;
-    p.batch = blockIdx.y;
-    p.first = blockIdx.z * a.head_step;
-    p.last = min(p.first + a.head_step, a.h);
-    p.head0 = p.first & ~7;
-    p.pieces = min(heads, a.h - p.head0) / 8;
-    int64_t length = a.seqlens ? tn_at_within(a.seqlens[p.batch], 0, a.m) : a.m;
-    p.begin = blockIdx.x * a.chunk;
-    p.end = min(p.begin + a.chunk, length);
-    return p;
-}
-
-/* Rows of `pieces` pieces of 16 bytes (zeros behind them, and behind the rows there are) into a tile. A thread stays with its piece and goes
- * down the rows by a multiple of 8, so that neither the permutation nor anything else is worked out twice: with cold caches instructions come
- * no faster than data, and code of few instructions is what makes short sequences quick. */
-template <int THREADS, int ROWS, int ROW_BYTES>
-__device__ __forceinline__ void fetch_rows(uint32_t to, const tn_cuda_bf16 *from, int64_t stride, int pieces, int there) {
-    constexpr int PIECES = ROW_BYTES / 16, STEP = THREADS / PIECES;
-    static_assert(STEP % 8 == 0 && (ROWS % STEP == 0 || ROWS < STEP), "rows of a thread are permuted alike");
-    int row = threadIdx.x / PIECES, piece = threadIdx.x % PIECES;
-    bool mine = piece < pieces;
-    if (ROWS < STEP && row >= ROWS) return;
-    from += (int64_t)row * stride + piece * 8;
-    to += tn_at_piece<ROW_BYTES>(row, piece);
-#pragma unroll
-    for (int i = 0; i < (ROWS + STEP - 1) / STEP; i++) {
-        bool here = mine && row + i * STEP < there;
-        tn_at_copy_16(to + i * STEP * ROW_BYTES, here ? from + i * STEP * stride : from - (int64_t)row * stride - piece * 8, here);
-    }
-}
-
 template <typename S, int D, int E>
-__device__ __forceinline__ void fetch_tile(const decode_args &a, const place &p, uint32_t stage, int64_t key) {
+__device__ __forceinline__ void fetch_tile(const tn_at_decode_args &a, const tn_at_decode_place &p, uint32_t stage, int64_t key) {
     int there = (int)min((int64_t)S::KEYS, p.end - key);
     int64_t row = p.batch * a.m + key;
-    fetch_rows<S::THREADS, S::KEYS, D * 2>(stage, a.bk + row * D, D, D / 8, there);
-    fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
-    fetch_rows<S::THREADS, S::KEYS, E * 2>(stage + S::BK, a.bv + row * E, E, E / 8, there);
-    fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
-}
-
-/* The query's factors, where the last stage will be: bq [ranks][D], then aq [HEADS][64], zeros behind the ranks there are and the heads
- * there are. What
- * comes by cp.async joins the next group. */
-template <typename S, int D> __device__ __forceinline__ void fetch_query(const decode_args &a, const place &p, unsigned char *to) {
-    const tn_cuda_bf16 *aq = a.aq + (p.batch * a.h + p.head0) * a.rq, *bq = a.bq + p.batch * a.rq * D;
-    int heads = p.pieces * 8, ranks = (a.rq + 15) / 16 * 16;
-    uint32_t bq_at = tn_at_shared(to), aq_at = bq_at + MOST_RANKS * D * 2;
-#pragma unroll 1
-    for (int r = 0; r < ranks; r += 16) fetch_rows<S::THREADS, 16, D * 2>(bq_at + r * D * 2, bq + r * D, D, D / 8, a.rq - r);
-    constexpr int THREADS_OF_HEAD = S::THREADS / S::HEADS;
-    int head = threadIdx.x / THREADS_OF_HEAD;
-    if (a.rq % 8 == 0) {
-#pragma unroll 1
-        for (int piece = threadIdx.x % THREADS_OF_HEAD; piece < ranks / 8; piece += THREADS_OF_HEAD) {
-            bool here = head < heads && piece * 8 < a.rq;
-            tn_at_copy_16(aq_at + tn_at_piece<MOST_RANKS * 2>(head, piece), here ? aq + head * a.rq + piece * 8 : aq, here);
-        }
-    } else {
-#pragma unroll 1
-        for (int r = threadIdx.x % THREADS_OF_HEAD; r < ranks; r += THREADS_OF_HEAD)
-            *(tn_cuda_bf16 *)(to + MOST_RANKS * D * 2 + tn_at_piece<MOST_RANKS * 2>(head, r / 8) + r % 8 * 2) =
-                head < heads && r < a.rq ? aq[head * a.rq + r] : __float2bfloat16_rn(0.0f);
-    }
-}
-
-/* q [HEADS][D] of what fetch_query brought, without scale. A warp takes its heads, and its share of the columns. In a rolled loop, since
- * with cold
- * caches instructions come no faster than data. */
-template <typename S, int D>
-__device__ __forceinline__ void make_query(int ranks, const unsigned char *from, unsigned char *q, int warp_heads, int part) {
-    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, row8 = lane % 8;
-    uint32_t bq_at = tn_at_shared(from), aq_at = bq_at + MOST_RANKS * D * 2;
-    constexpr int COLUMNS = D / S::KEY_WARPS;
-#pragma unroll 1
-    for (int column = part * COLUMNS; column < (part + 1) * COLUMNS; column += 16) {
-        float sum[2][4] = {};
-#pragma unroll 1
-        for (int r = 0; r < ranks; r += 16) {
-            uint32_t rows[4], b[4];
-            tn_at_load(rows, aq_at + tn_at_piece<MOST_RANKS * 2>(warp_heads + matrix % 2 * 8 + row8, r / 8 + matrix / 2));
-            tn_at_load_transposed(b, bq_at + tn_at_piece<D * 2>(r + matrix % 2 * 8 + row8, column / 8 + matrix / 2));
-            tn_at_multiply_add(sum[0], rows, b[0], b[1]);
-            tn_at_multiply_add(sum[1], rows, b[2], b[3]);
-        }
-#pragma unroll
-        for (int t = 0; t < 2; t++)
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                *(uint32_t *)(q + tn_at_piece<D * 2>(warp_heads + half * 8 + lane / 4, column / 8 + t) + lane % 4 * 4) =
-                    tn_at_pair(sum[t][2 * half], sum[t][2 * half + 1]);
-    }
+    tn_at_decode_fetch<S::THREADS, S::KEYS, D * 2>(stage, a.bk + row * D, D, D / 8, there);
+    tn_at_decode_fetch<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
+    tn_at_decode_fetch<S::THREADS, S::KEYS, E * 2>(stage + S::BK, a.bv + row * E, E, E / 8, there);
+    tn_at_decode_fetch<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
 }
 
 /* ---- the sweep over the keys: what a warp keeps of its 16 heads, of which a thread has rows lane / 4 and lane / 4 + 8 ---- */
@@ -164,7 +52,7 @@ template <int E> struct warp_state {
 };
 
 template <typename S, int D, int E>
-__device__ __forceinline__ void take_tile(const decode_args &a, const uint32_t (&q)[D / 16][4], uint32_t stage, int warp_heads,
+__device__ __forceinline__ void take_tile(const tn_at_decode_args &a, const uint32_t (&q)[D / 16][4], uint32_t stage, int warp_heads,
                                           int warp_keys, int there, warp_state<E> &w) {
     int lane = threadIdx.x % TN_WARP, matrix = lane / 8, row8 = lane % 8;
     float s[2][4] = {};
@@ -232,21 +120,19 @@ struct merged {
     float sum, most;
 };
 
-__device__ __forceinline__ float weight_of(float most, float top) { return most == -INFINITY ? 0.0f : tn_at_exp2(most - top); }
-
 __device__ __forceinline__ void add_weighted(float4 &sum, float weight, float4 x) {
     sum.x += weight * x.x, sum.y += weight * x.y, sum.z += weight * x.z, sum.w += weight * x.w;
 }
 
 /* Four columns of a head's o, and with the first of them its log-sum-exp. */
-__device__ __forceinline__ void write_row(const decode_args &a, int64_t batch, int head, int E, int column, float4 o, merged all) {
+__device__ __forceinline__ void write_row(const tn_at_decode_args &a, int64_t batch, int head, int E, int column, float4 o, merged all) {
     float factor = all.sum == 0 ? 0.0f : a.scale_v / all.sum;
     uint2 words = make_uint2(tn_at_pair(o.x * factor, o.y * factor), tn_at_pair(o.z * factor, o.w * factor));
     *(uint2 *)(a.o + (batch * a.h + head) * E + column) = words;
     if (a.lse && column == 0) a.lse[batch * a.h + head] = all.sum == 0 ? -INFINITY : (all.most + log2f(all.sum)) * 0.693147181f;
 }
 
-__device__ __forceinline__ void write_part(const decode_args &a, int64_t batch, int part, int head, int E, int column, float4 o,
+__device__ __forceinline__ void write_part(const tn_at_decode_args &a, int64_t batch, int part, int head, int E, int column, float4 o,
                                            merged all) {
     int64_t at = (batch * a.n_parts + part) * a.h + head;
     *(float4 *)(a.parts + at * E + column) = o;
@@ -281,7 +167,7 @@ __device__ __forceinline__ void put_together(const merge_room<S> &room, const wa
         float top = -INFINITY;
 #pragma unroll
         for (int k = 0; k < S::KEY_WARPS; k++) top = fmaxf(top, room.most[k * S::HEADS + head]);
-        float weight = weight_of(w.most[i], top), sum = w.sum[i];
+        float weight = tn_at_weight_of(w.most[i], top), sum = w.sum[i];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         if (lane % 4 == 0) room.sum[at] = sum * weight;
@@ -320,7 +206,7 @@ template <int E, typename Row, typename Stat> __device__ __forceinline__ float4 
         for (int i = 0; i < TOGETHER; i++) part[i] = *(const float4 *)(row(min(first + i, n - 1)) + lane * 4 % E);
         if (first == 0) {
             float most = tn_warp_max(mine.x);
-            weight = weight_of(mine.x, most);
+            weight = tn_at_weight_of(mine.x, most);
             *all = { tn_warp_sum(weight * mine.y), most };
         }
 #pragma unroll
@@ -332,11 +218,12 @@ template <int E, typename Row, typename Stat> __device__ __forceinline__ float4 
     return o;
 }
 
-template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP *W, shape_of<D, E, MT, W>::BLOCKS) decode(decode_args a) {
-    using S = shape_of<D, E, MT, W>;
+template <int D, int E, int MT>
+__global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT>::BLOCKS) decode(tn_at_decode_args a) {
+    using S = shape_of<D, E, MT>;
     extern __shared__ __align__(128) unsigned char memory[];
     int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP, warp_heads = warp % MT * 16, key_warp = warp / MT;
-    place p = place_of(a, S::HEADS); /* rows of heads that there are not hold anything, and are not written */
+    tn_at_decode_place p = tn_at_decode_place_of(a, S::HEADS); /* rows of heads that there are not hold anything, and are not written */
     uint32_t stages = tn_at_shared(memory);
     int n_tiles = p.end > p.begin ? (int)((p.end - p.begin + S::KEYS - 1) / S::KEYS) : 0;
 
@@ -344,7 +231,7 @@ template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (a.parts) cudaTriggerProgrammaticLaunchCompletion();
 #endif
-    fetch_query<S, D>(a, p, factors);
+    tn_at_decode_fetch_query<S, D>(a, p, factors);
     tn_at_copy_commit();
 #pragma unroll 1
     for (int i = 0; i < S::STAGES - 1; i++) {
@@ -353,7 +240,7 @@ template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP
     }
     tn_at_copy_wait<S::STAGES - 1>();
     __syncthreads();
-    make_query<S, D>((a.rq + 15) / 16 * 16, factors, query, warp_heads, key_warp);
+    tn_at_decode_make_query<S, D>((a.rq + 15) / 16 * 16, factors, query, warp_heads, key_warp);
     __syncthreads();
     uint32_t q[D / 16][4];
 #pragma unroll
@@ -419,7 +306,7 @@ template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP
 #pragma unroll
         for (int k = 0; k < MOST_BLOCKS; k++)
             if (k < size) {
-                float weight = weight_of(stat[k].x, all.most);
+                float weight = tn_at_weight_of(stat[k].x, all.most);
                 all.sum += weight * stat[k].y;
                 add_weighted(o, weight, part[k]);
             }
@@ -436,7 +323,7 @@ template <int D, int E, int MT, int W> __global__ void __launch_bounds__(TN_WARP
 constexpr int MERGE_THREADS = 128;
 
 /* The parts in the workspace; a warp takes a head. On Hopper it is started before the parts are there, and waits. */
-template <int E> __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(decode_args a) {
+template <int E> __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(tn_at_decode_args a) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();
 #endif
@@ -452,7 +339,7 @@ template <int E> __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(de
         float4 piece = merge_row<E>(
             min(a.n_parts - first, TN_WARP), [&](int k) { return a.parts + (at_first + (int64_t)k * a.h) * E; },
             [&](int k) { return stats + (at_first + (int64_t)k * a.h) * 2; }, &next);
-        float most = fmaxf(all.most, next.most), old = weight_of(all.most, most), young = weight_of(next.most, most);
+        float most = fmaxf(all.most, next.most), old = tn_at_weight_of(all.most, most), young = tn_at_weight_of(next.most, most);
         all = { all.sum * old + next.sum * young, most };
         o = make_float4(o.x * old, o.y * old, o.z * old, o.w * old);
         add_weighted(o, young, piece);
@@ -474,13 +361,11 @@ constexpr int64_t FEW_PARTS = 16; /* cost the second kernel nothing that shows *
 /* A kernel's shape as the host sees it. */
 struct form {
     int64_t keys, heads, most_stages, most_blocks;
-    bool is_short;
 };
 
-form form_of(const tn_at_problem *p, bool is_short) {
-    if (is_short) return { 64, 32, SHORT_STAGES, NARROW_BLOCKS, true };
-    if (is_wide(p)) return { 32, 32, WIDE_STAGES, WIDE_BLOCKS, false };
-    return { 64, 16, NARROW_STAGES, NARROW_BLOCKS, false };
+form form_of(const tn_at_problem *p) {
+    if (is_wide(p)) return { 32, 32, WIDE_STAGES, WIDE_BLOCKS };
+    return { 64, 16, NARROW_STAGES, NARROW_BLOCKS };
 }
 
 /* Room for every tile of a block and the query's factors, where that is less than a pipeline. */
@@ -501,23 +386,31 @@ bool split_in_cluster(const tn_at_problem *p, const tn_device *device, const for
     int64_t tiles = (p->m + f.keys - 1) / f.keys, blocks = p->b * head_blocks(p);
     for (int64_t size = MOST_BLOCKS; size > 1; size /= 2) {
         int64_t each = (tiles + size - 1) / size;
-        if (size > tiles || size * blocks > places_of(p, device, f, each) * 9 / 10 || (f.is_short && each > 1)) continue;
-        *split = { (int)size, (int)size, each * f.keys, f.is_short };
+        if (size > tiles || size * blocks > places_of(p, device, f, each) * 9 / 10) continue;
+        *split = { (int)size, (int)size, each * f.keys, false };
         return true;
     }
     return false;
 }
 
+/* Sequences short enough for attention_decode_short.cu, while there are few enough of them: a cluster of 1, 2 or 8 blocks each. */
+bool split_short(const tn_at_problem *p, const tn_device *device, tn_at_split *split) {
+    int size = p->m <= 64 ? 1 : p->m <= 256 ? 2 : 8;
+    int64_t blocks = size * p->b * head_blocks(p), most = multiprocessors_of(device) * (size < 8 ? 2 : 1);
+    if (p->m > 512 || blocks > most) return false;
+    *split = { size, size, p->m > 128 && p->m <= 256 ? 128 : 64, true };
+    return true;
+}
+
 /* With few tiles the blocks of a sequence are one cluster. Else they fill the device, twice over where that leaves few parts. */
 tn_at_split split_of(const tn_at_problem *p, const tn_device *device) {
-    form f = form_of(p, false);
+    form f = form_of(p);
     int64_t tiles = (p->m + f.keys - 1) / f.keys, blocks = p->b * head_blocks(p);
-    if (tiles < 2 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * f.keys, false };
+    bool hopper = device->cuda_path == TN_CUDA_HOPPER;
     tn_at_split split;
-    if (device->cuda_path == TN_CUDA_HOPPER && tiles <= SMALL_TILES) {
-        if (is_wide(p) && split_in_cluster(p, device, form_of(p, true), &split)) return split;
-        if (split_in_cluster(p, device, f, &split)) return split;
-    }
+    if (tiles == 0 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * f.keys, false };
+    if (hopper && is_wide(p) && split_short(p, device, &split)) return split;
+    if (hopper && tiles <= SMALL_TILES && split_in_cluster(p, device, f, &split)) return split;
     int64_t twice = 2 * multiprocessors_of(device) / blocks, once = twice / 2;
     int64_t splits = twice < FEW_PARTS ? twice : once > FEW_PARTS ? once : FEW_PARTS;
     if (splits > tiles) splits = tiles;
@@ -526,10 +419,10 @@ tn_at_split split_of(const tn_at_problem *p, const tn_device *device) {
     return { (int)((tiles + each - 1) / each), 1, each * f.keys, false };
 }
 
-template <int D, int E, int MT, int W>
-cudaError_t start(const decode_args &a, const tn_at_split &split, int64_t head_groups, cudaStream_t stream) {
-    using S = shape_of<D, E, MT, W>;
-    cudaError_t error = cudaFuncSetAttribute(decode<D, E, MT, W>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes(S::STAGES));
+template <int D, int E, int MT>
+cudaError_t start(const tn_at_decode_args &a, const tn_at_split &split, int64_t head_groups, cudaStream_t stream) {
+    using S = shape_of<D, E, MT>;
+    cudaError_t error = cudaFuncSetAttribute(decode<D, E, MT>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes(S::STAGES));
     if (error != cudaSuccess) return error;
     cudaLaunchConfig_t how = {};
     how.gridDim = dim3((unsigned)split.splits, (unsigned)a.b, (unsigned)head_groups);
@@ -542,7 +435,7 @@ cudaError_t start(const decode_args &a, const tn_at_split &split, int64_t head_g
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     how.attrs = &cluster;
     how.numAttrs = split.cluster > 1 ? 1 : 0;
-    error = cudaLaunchKernelEx(&how, decode<D, E, MT, W>, a);
+    error = cudaLaunchKernelEx(&how, decode<D, E, MT>, a);
     if (error != cudaSuccess || !a.parts) return error;
     cudaLaunchAttribute early;
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -563,7 +456,7 @@ bool tn_at_decode_fits(const tn_at_problem *p, const tn_device *device) {
     bool widths = p->d == p->e && (p->d == 128 || p->d == 64);
     bool aligned = tn_aligned16(p->k.a) && tn_aligned16(p->k.x) && tn_aligned16(p->v.a) && tn_aligned16(p->v.x) && tn_aligned16(p->q.a) &&
                    tn_aligned16(p->q.x) && tn_aligned16(p->o);
-    return p->k.rank == 1 && p->v.rank == 1 && p->q.rank <= MOST_RANKS && widths && p->h % 8 == 0 && aligned && p->b > 0 && p->b < 65536 &&
+    return p->k.rank == 1 && p->v.rank == 1 && p->q.rank <= TN_AT_MOST_RANKS && widths && p->h % 8 == 0 && aligned && p->b > 0 && p->b < 65536 &&
            head_blocks(p) < 65536;
 }
 
@@ -576,7 +469,7 @@ size_t tn_at_decode_workspace(const tn_at_problem *p, const tn_device *device) {
 int tn_at_decode_forward(const tn_at_problem *p, const tn_device *device, void *workspace, void *stream) {
     const double log2_e = 1.4426950408889634;
     tn_at_split split = split_of(p, device);
-    decode_args a = {};
+    tn_at_decode_args a = {};
     a.aq = (const tn_cuda_bf16 *)p->q.a, a.bq = (const tn_cuda_bf16 *)p->q.x;
     a.ak = (const tn_cuda_bf16 *)p->k.a, a.bk = (const tn_cuda_bf16 *)p->k.x;
     a.av = (const tn_cuda_bf16 *)p->v.a, a.bv = (const tn_cuda_bf16 *)p->v.x;
@@ -589,17 +482,14 @@ int tn_at_decode_forward(const tn_at_problem *p, const tn_device *device, void *
     a.chunk = split.chunk;
     a.b = (int)p->b, a.h = (int)p->h, a.rq = (int)p->q.rank;
     a.head_step = heads_of_block(p);
-    form f = form_of(p, split.is_short);
+    form f = form_of(p);
     a.stages = stages_of(f, split.chunk / f.keys);
     a.scale = (float)(p->q.factor * p->k.factor * log2_e);
     a.scale_v = (float)p->v.factor;
     a.hopper = device->cuda_path == TN_CUDA_HOPPER;
     cudaStream_t on = (cudaStream_t)stream;
     int64_t groups = head_blocks(p);
-    if (p->d == 128) {
-        if (split.is_short) return (int)start<128, 128, 2, SHORT_WARPS>(a, split, groups, on);
-        return (int)(is_wide(p) ? start<128, 128, 2, 4> : start<128, 128, 1, 4>)(a, split, groups, on);
-    }
-    if (split.is_short) return (int)start<64, 64, 2, SHORT_WARPS>(a, split, groups, on);
-    return (int)(is_wide(p) ? start<64, 64, 2, 4> : start<64, 64, 1, 4>)(a, split, groups, on);
+    if (split.is_short) return tn_at_decode_short(&a, p->d, &split, groups, on);
+    if (p->d == 128) return (int)(is_wide(p) ? start<128, 128, 2> : start<128, 128, 1>)(a, split, groups, on);
+    return (int)(is_wide(p) ? start<64, 64, 2> : start<64, 64, 1>)(a, split, groups, on);
 }

@@ -1,4 +1,5 @@
-/* One bf16 query against factored keys and values of rank 1, by mma.sync (attention_decode.cu), and by GEMMs (attention_composed.cu). */
+/* One bf16 query against factored keys and values of rank 1, by mma.sync (attention_decode.cu; attention_decode_short.cu for few keys), and
+ * by GEMMs (attention_composed.cu). */
 #ifndef TENON_ATTENTION_DECODE_H
 #define TENON_ATTENTION_DECODE_H
 
@@ -8,12 +9,12 @@
 extern "C" {
 #endif
 
-/* How the keys of a sequence are spread: `splits` blocks take `chunk` keys each, `cluster` of them merge through each other's shared memory, and
- * what is left of more than one cluster is merged by a second kernel. */
+/* How the keys of a sequence are spread: `splits` blocks take `chunk` keys each, `cluster` of them merge through each other's shared memory,
+ * and what is left of more than one cluster is merged by a second kernel. */
 typedef struct tn_at_split {
     int splits, cluster;
     int64_t chunk;
-    bool is_short; /* a block has one tile of 64 keys */
+    bool is_short; /* for the kernel of few keys; one cluster a sequence */
 } tn_at_split;
 
 /* Does the problem fit these kernels? */
@@ -22,8 +23,8 @@ size_t tn_at_decode_workspace(const tn_at_problem *problem, const tn_device *dev
 /* Returns a cudaError_t. */
 int tn_at_decode_forward(const tn_at_problem *problem, const tn_device *device, void *workspace, void *stream);
 
-/* What stands between the GEMMs, for any ranks, widths and dtype: q made of its factors, [b,h,d] of the data's dtype; t [b,h,m * rk] wide -> the
- * weights of bv [b,h,m * rv]. */
+/* What stands between the GEMMs, for any ranks, widths and dtype: q made of its factors, [b,h,d] of the data's dtype; t [b,h,m * rk] wide
+ * -> the weights of bv [b,h,m * rv]. */
 int tn_at_composed_query(const tn_at_problem *problem, void *q, void *stream);
 int tn_at_composed_soften(const tn_at_problem *problem, void *t, void *weights, void *stream);
 

@@ -1,9 +1,10 @@
 /* Between factors and what they stand for, for the bf16 kernels that want q, k and v written out:
  *
- *     to[head, t] = sum_r a[t, head, r] x[t, r]        da[t, head, r] = <d[head, t], x[t, r]>        dx[t, r] = sum over heads of a[t, head, r] d[head, t]
+ *     to[head, t] = sum_r a[t, head, r] x[t, r]
+ *     da[t, head, r] = <d[head, t], x[t, r]>        dx[t, r] = sum over heads of a[t, head, r] d[head, t]
  *
- * The way back is two products for each token, heads x width by width x ranks and ranks x heads by heads x width; a warp makes both from one
- * reading of d, 16 heads at a time and in order. */
+ * The way back is two products for each token, heads x width by width x ranks and ranks x heads by heads x width; a warp makes both from
+ * one reading of d, 16 heads at a time and in order. */
 #include "attention_core.cuh"
 
 namespace {

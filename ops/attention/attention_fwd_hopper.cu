@@ -1,8 +1,8 @@
-/* Forward of attention by wgmma: a block keeps 128 rows of q and goes along the keys by tiles of 128. One warpgroup fetches by cp.async, two
- * multiply, 64 rows each, and soften scores as they come; weights stay in registers as the left side of the product with v.
+/* Forward of attention by wgmma: a block keeps 128 rows of q and goes along the keys by tiles of 128. One warpgroup fetches by cp.async,
+ * two multiply, 64 rows each, and soften scores as they come; weights stay in registers as the left side of the product with v.
  *
- * Rows are tokens of a head, or, straight from factors of rank 1, 16 heads of 8 tokens as in attention_fwd.cu: the tiles are bk and bv, ak and
- * av weigh scores and weights in the registers, and a warp's 16 rows are the heads of one token, whose q it makes with one product.
+ * Rows are tokens of a head, or, straight from factors of rank 1, 16 heads of 8 tokens as in attention_fwd.cu: the tiles are bk and bv, ak
+ * and av weigh scores and weights in the registers, and a warp's 16 rows are the heads of one token, whose q it makes with one product.
  *
  *     shared memory | q [128][D] | 2 x ( k [128][D] | ak [128][16] | av [128][16] ) | 2 x v [128][D] | */
 #include "attention_hopper.cuh"
@@ -104,8 +104,8 @@ __device__ __forceinline__ void feed(const tn_at_core &c, const place &at, uint3
 
 /* ---- the others ---- */
 
-/* A warp's 16 rows of q, the heads of its token, without scale: aq [16, rank] bq [rank, D] by products of depth 16. Columns of D / 8 each belong
- * to the same lanes, so that bq is read, and q written, by whole pieces. */
+/* A warp's 16 rows of q, the heads of its token, without scale: aq [16, rank] bq [rank, D] by products of depth 16. Columns of D / 8 each
+ * belong to the same lanes, so that bq is read, and q written, by whole pieces. */
 template <typename S, int D> __device__ __forceinline__ void make_query(const tn_at_core &c, const place &at, unsigned char *q) {
     constexpr int N = D / 8;
     int lane = threadIdx.x % TN_WARP, row0 = (threadIdx.x - TN_AT_GROUP) / TN_WARP * 16, rank = (int)c.p.q.rank, heads = at.pieces * 8;

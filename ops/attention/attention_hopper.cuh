@@ -1,7 +1,7 @@
 /* What Hopper has beyond attention_tiles.cuh: wgmma, barriers in shared memory, warpgroups with registers of their own.
  *
- * A tile of width D lies in D / 64 panels of 64 columns, a row of a panel takes 128 bytes, its pieces of 16 bytes permuted as wgmma's 128-byte
- * swizzle wants them. */
+ * A tile of width D lies in D / 64 panels of 64 columns, a row of a panel takes 128 bytes, its pieces of 16 bytes permuted as wgmma's
+ * 128-byte swizzle wants them. */
 #ifndef TENON_ATTENTION_HOPPER_CUH
 #define TENON_ATTENTION_HOPPER_CUH
 
@@ -16,7 +16,7 @@
 
 /* A block: a warpgroup that fetches and two that multiply, 64 rows each. */
 constexpr int TN_AT_GROUP = 128, TN_AT_BLOCK = 3 * TN_AT_GROUP;
-constexpr int TN_AT_READERS = 2 * TN_AT_GROUP / TN_WARP; /* warps */
+constexpr int TN_AT_READERS = 2 * TN_AT_GROUP;
 
 #if TN_AT_WGMMA
 
@@ -76,7 +76,8 @@ __device__ __forceinline__ void tn_at_await(uint32_t at, int phase) {
 /* All threads of one warpgroup. */
 __device__ __forceinline__ void tn_at_group_barrier(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
-/* A ring of stages: `full` when the fetching warpgroup's threads have all arrived, `empty` when the readers' warps have. */
+/* A ring of stages: `full` when the fetching warpgroup's threads have all arrived, `empty` when the readers' have, each for what it has
+ * read itself. */
 template <int STAGES> struct tn_at_ring {
     uint32_t at; /* 2 x STAGES barriers */
     int stage, phase;
@@ -97,8 +98,8 @@ template <int STAGES> struct tn_at_ring {
     __device__ __forceinline__ uint32_t full() const { return at + stage * 8; }
     __device__ __forceinline__ void await_full() const { tn_at_await(at + stage * 8, phase); }
     __device__ __forceinline__ void await_empty() const { tn_at_await(at + (STAGES + stage) * 8, phase ^ 1); }
-    /* The fetching warpgroup, after the copies of tile number `index`: hands over what has come, and goes on. Only the first tile is left on its
-     * way while the second is asked for; later ones have the time that the readers take for the tile before. */
+    /* The fetching warpgroup, after the copies of tile number `index`: hands over what has come, and goes on. Only the first tile is left
+     * on its way while the second is asked for; later ones have the time that the readers take for the tile before. */
     __device__ __forceinline__ void deliver(int index, bool last) {
         tn_at_copy_commit();
         if (index > 0 || last) {
@@ -113,13 +114,11 @@ template <int STAGES> struct tn_at_ring {
         }
         step();
     }
-    __device__ __forceinline__ void say_empty(int which) const {
-        __syncwarp();
-        if (threadIdx.x % TN_WARP == 0) tn_at_arrive(at + (STAGES + which) * 8);
-    }
+    __device__ __forceinline__ void say_empty(int which) const { tn_at_arrive(at + (STAGES + which) * 8); }
 };
 
-/* The fetching warpgroup hands a tile over when it has asked for the next: who reads must not need the one to let the other be asked for. */
+/* The fetching warpgroup hands a tile over when it has asked for the next: who reads must not need the one to let the other be asked
+ * for. */
 struct tn_at_handing_over {
     uint32_t pending;
 
@@ -144,8 +143,8 @@ template <int N> __device__ __forceinline__ void tn_at_fewer_registers() { asm v
 
 /* ---- wgmma ---- */
 
-/* A side whose rows are those of the tile, 16 columns of a panel the depth: the address of the first row of the panel, + 32 bytes for each 16
- * columns. */
+/* A side whose rows are those of the tile, 16 columns of a panel the depth: the address of the first row of the panel, + 32 bytes for each
+ * 16 columns. */
 __device__ __forceinline__ uint64_t tn_at_rows(uint32_t from) {
     return (uint64_t)((from & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }

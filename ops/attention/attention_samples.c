@@ -19,6 +19,7 @@ static const double none_and_all[] = { 0, 5 };
 static const double fewer_than_queries[] = { 2, 6 };
 static const double one_key[] = { 1, 9 };
 static const double three_lengths[] = { 3, 7, 1 };
+static const double none_some_all[] = { 0, 70, 130 };
 static const double too_long[] = { 3, 8 };
 static const double negative[] = { -1, 3 };
 static const double two_sequences[] = { 0, 5, 11 };
@@ -75,6 +76,9 @@ const tn_sample tn_attention_samples[] = {
       ATTRS(CAUSAL),
       .no_gradcheck = true },
     { .name = "tiles-decode", .in = { Q(2, 1, 4, 64), K(2, 70, 2, 64), V(2, 70, 2, 64) }, .no_gradcheck = true },
+    /* Tiles that take the place of others in a ring of stages. */
+    { .name = "tiles-many-keys", .in = { Q(1, 2, 1, 128), K(1, 400, 1, 128), V(1, 400, 1, 128) }, ATTRS(CAUSAL), .no_gradcheck = true },
+    { .name = "tiles-many-queries", .in = { Q(1, 400, 1, 128), K(1, 3, 1, 128), V(1, 3, 1, 128) }, .no_gradcheck = true },
 
     { REFUSED("three-axes", TN_ERR_SHAPE, "wanted q"), .in = { Q(2, 5, 4), K(2, 5, 4), V(2, 5, 4) } },
     { REFUSED("other-batch", TN_ERR_SHAPE, "same b"), .in = { Q(2, 5, 3, 4), K(1, 5, 3, 4), V(2, 5, 3, 4) } },
@@ -179,6 +183,15 @@ const tn_sample tn_tpa_attention_samples[] = {
     DECODE_WIDE("bn", 32, 700),
     DECODE_WIDE("composed", 5, 65),
     DECODE_WIDE("naive", 5, 65),
+    { .name = "decode-short-64",
+      .in = { FACTORS_Q(3, 1, 24, 5, 64), FACTORS_K(3, 130, 24, 1, 64), FACTORS_V(3, 130, 24, 1, 64), SEQLENS(none_some_all) },
+      .no_gradcheck = true },
+    { .name = "decode-short-128",
+      .in = { FACTORS_Q(1, 1, 24, 33, 128), FACTORS_K(1, 120, 24, 1, 128), FACTORS_V(1, 120, 24, 1, 128) },
+      .no_gradcheck = true },
+    { .name = "decode-shortest",
+      .in = { FACTORS_Q(2, 1, 40, 2, 64), FACTORS_K(2, 60, 40, 1, 64), FACTORS_V(2, 60, 40, 1, 64) },
+      .no_gradcheck = true },
 
     { .name = "tiles",
       .in = { FACTORS_Q(1, 75, 16, 16, 64), FACTORS_K(1, 75, 16, 1, 64), FACTORS_V(1, 75, 16, 1, 64) },
@@ -186,6 +199,13 @@ const tn_sample tn_tpa_attention_samples[] = {
       .no_gradcheck = true },
     { .name = "tiles-128",
       .in = { FACTORS_Q(2, 3, 24, 6, 128), FACTORS_K(2, 70, 24, 1, 128), FACTORS_V(2, 70, 24, 1, 128) },
+      .no_gradcheck = true },
+    { .name = "tiles-many-keys",
+      .in = { FACTORS_Q(1, 2, 8, 2, 128), FACTORS_K(1, 400, 8, 1, 128), FACTORS_V(1, 400, 8, 1, 128) },
+      ATTRS(CAUSAL),
+      .no_gradcheck = true },
+    { .name = "tiles-many-queries",
+      .in = { FACTORS_Q(1, 400, 2, 2, 128), FACTORS_K(1, 3, 2, 1, 128), FACTORS_V(1, 3, 2, 1, 128) },
       .no_gradcheck = true },
     { .name = "tiles-32",
       .in = { FACTORS_Q(1, 70, 5, 3, 32), FACTORS_K(1, 130, 5, 1, 32), FACTORS_V(1, 130, 5, 1, 32) },

@@ -18,7 +18,8 @@ typedef struct tn_at_tile_ops {
     void (*load)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, void *tile, int64_t ld);
     /* x := scale[row] * tile (scale NULL: the operand's factor), x not factored. */
     void (*store)(tn_dtype dtype, const tn_at_operand *x, void *to, const tn_at_place *at, const void *scale, const void *tile, int64_t ld);
-    /* d is the gradient of the tile that load made: da := its part for a (where wanted), dx[i,r] += its part for x, [count, rank, width]. */
+    /* d is the gradient of the tile that load made: da := its part for a (where wanted), dx[i,r] += its part for x,
+     * [count, rank, width]. */
     void (*back)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, const void *d, int64_t ld, void *dx);
     /* n neighbouring numbers to the data's dtype, and from it. */
     void (*narrow)(tn_dtype dtype, int64_t n, const void *from, void *to);
