@@ -50,6 +50,11 @@ typedef tn_tensor *(*tn_checkpoint_fn)(void *user, tn_tensor *const *in, int n_i
  * inputs; blocks may lie within blocks. */
 TN_API tn_tensor *tn_checkpoint(tn_context *cx, tn_checkpoint_fn run, void *user, tn_tensor *const *in, int n_in);
 
+/* run(user, in, n_in), and what the tape saves for it goes to (pinned) host memory, to come back when backward has reached the block after it.
+ * Copies go on a stream of their own beside the next block's work; the last block's activations stay. Gradients are the same to the bit.
+ * What something else than the tape still holds (an input, the output) stays where it is. */
+TN_API tn_tensor *tn_offload_block(tn_context *cx, tn_checkpoint_fn run, void *user, tn_tensor *const *in, int n_in);
+
 /* ---- what a step will take ---- */
 
 /* Runs step(cx, user) on a context of its own whose device records memory and computes nothing, and says what was allocated at most.
@@ -71,7 +76,7 @@ typedef struct tn_saved_entry {
 typedef struct tn_saved_summary {
     int64_t n_entries;
     int64_t ledger_bytes;       /* sum over (op, tensor) */
-    int64_t unique_bytes;       /* each storage once, whole */
+    int64_t unique_bytes;       /* each storage once, whole; nothing for what tn_offload_block has put aside */
     int64_t pinned_extra_bytes; /* of that, bytes no saved tensor covers: kept alive only because a saved view lies in the storage */
 } tn_saved_summary;
 

@@ -293,7 +293,7 @@ bool tn_backward_many(tn_tensor *const *roots, tn_tensor *const *grads, int n_ro
             tn_fail(cx, TN_ERR_ARGUMENT, "tn_backward", "the roots belong to two contexts");
             return false;
         }
-    if (!tn_tape_of(cx)) return false;
+    if (!tn_tape_of(cx) || !tn_enter(cx, "tn_backward")) return false;
     tn_sweep sweep = { .cx = cx, .retain = retain };
     bool fine = true;
     tn_pass pass_before = cx->pass;
@@ -301,6 +301,7 @@ bool tn_backward_many(tn_tensor *const *roots, tn_tensor *const *grads, int n_ro
     for (int i = 0; fine && i < n_roots; i++) fine = start(&sweep, roots[i], grads ? grads[i] : NULL);
     fine = sweep_tape(&sweep, fine);
     cx->pass = pass_before;
+    tn_leave(cx);
     return fine;
 }
 

@@ -310,7 +310,7 @@ bool tn_op_plan(const tn_op_def *op, tn_tensor *const *in, int n_in, const void 
 tn_tensor *tn_apply(const tn_op_def *op, tn_tensor *const *in, int n_in, const void *args, tn_tensor **out) {
     for (int i = 0; i < op->n_outputs; i++) out[i] = NULL;
     tn_op_call call;
-    if (!prepare(op, in, n_in, args, &call)) return NULL;
+    if (!prepare(op, in, n_in, args, &call) || !tn_enter(call.cx, op->name)) return NULL;
 
     tn_context *cx = call.cx;
     const char *op_before = cx->op;
@@ -326,5 +326,6 @@ tn_tensor *tn_apply(const tn_op_def *op, tn_tensor *const *in, int n_in, const v
         if (fine) out[i] = tn_scope_adopt(call.out[i]);
         else tn_unreference(call.out[i]);
     }
+    tn_leave(cx);
     return fine ? out[0] : NULL;
 }

@@ -17,6 +17,7 @@ tn_tape *tn_tape_of(tn_context *cx) {
 }
 
 static void tape_closed(tn_context *cx) {
+    tn_offload_close(cx, ((tn_tape *)cx->tape)->offload);
     tn_host_free(cx->tape);
     cx->tape = NULL;
 }
@@ -382,14 +383,15 @@ bool tn_saved_summary_get(const tn_context *cx, tn_saved_summary *summary) {
     qsort(extents, (size_t)summary->n_entries, sizeof *extents, by_storage_then_begin);
     int64_t covered = 0, covered_to = 0;
     for (int64_t i = 0; i < summary->n_entries; i++) {
+        int64_t whole = (int64_t)tn_block_requested(extents[i].storage->block); /* 0 of what is put aside */
         if (i == 0 || extents[i].storage != extents[i - 1].storage) {
-            summary->unique_bytes += (int64_t)tn_block_requested(extents[i].storage->block);
+            summary->unique_bytes += whole;
             covered_to = 0;
         }
-        int64_t from = extents[i].begin > covered_to ? extents[i].begin : covered_to;
-        if (extents[i].end > from) {
-            covered += extents[i].end - from;
-            covered_to = extents[i].end;
+        int64_t from = extents[i].begin > covered_to ? extents[i].begin : covered_to, end = extents[i].end < whole ? extents[i].end : whole;
+        if (end > from) {
+            covered += end - from;
+            covered_to = end;
         }
     }
     summary->pinned_extra_bytes = summary->unique_bytes - covered;

@@ -54,7 +54,11 @@ typedef struct tn_link {
 
 #define TN_ANY_VERSION UINT64_MAX
 
+typedef struct tn_offload tn_offload; /* what tn_offload_block keeps between calls */
+void tn_offload_close(tn_context *cx, tn_offload *offload);
+
 typedef struct tn_tape {
+    tn_offload *offload; /* NULL until it is used */
     tn_node *newest;
     tn_node *to_free;
     bool freeing;

@@ -97,9 +97,16 @@ static int set_value(const tn_cli *cli, const tn_cli_option *option, const char 
 
 /* ---- the line ---- */
 
+/* Between the words of a name stands - or _. */
+static bool is_named(const tn_cli_option *option, const char *name, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if ((name[i] == '-' ? '_' : name[i]) != (option->name[i] == '-' ? '_' : option->name[i])) return false;
+    return !option->name[n];
+}
+
 static const tn_cli_option *find_option(const tn_cli *cli, const char *name, size_t n) {
     for (const tn_cli_option *option = cli->options; option->name; option++)
-        if (strlen(option->name) == n && strncmp(option->name, name, n) == 0) return option;
+        if (is_named(option, name, n)) return option;
     return NULL;
 }
 

@@ -14,7 +14,7 @@ typedef struct mem_request {
     const char *config, *op, *sample;
     tn_cli_texts settings;
     mem_files files;
-    int64_t rows;
+    int64_t rows, events, repeat;
     bool no_growth;
 } mem_request;
 
@@ -33,8 +33,10 @@ static bool read_line(int argc, char **argv, mem_request *request, train_config 
         { "trace", TN_CLI_TEXT, &request->files.trace, "FILE", "for Perfetto and chrome://tracing", NULL },
         { "csv", TN_CLI_TEXT, &request->files.csv, "FILE", "the events", NULL },
         { "html", TN_CLI_TEXT, &request->files.html, "FILE", "a page with the timeline and the live set of any moment", NULL },
+        { "events", TN_CLI_INT, &request->events, "N", "events that are remembered (1048576; 0: none)", NULL },
         { "rows", TN_CLI_INT, &request->rows, "N", "lines of the live set that are shown", NULL },
-        { "no-growth", TN_CLI_FLAG, &request->no_growth, NULL, "leave out how the peak grows", NULL },
+        { "repeat", TN_CLI_INT, &request->repeat, "N", "steps that are looked at (1)", NULL },
+        { "no-growth", TN_CLI_FLAG, &request->no_growth, NULL, "leave out how the peak grows, and what --recompute would change", NULL },
         { NULL },
     };
     tn_cli_option *options = train_config_options(config, own);
@@ -59,11 +61,14 @@ static bool settle(int argc, char **argv, mem_request *request, train_config *co
     char message[2048] = "";
     train_config_defaults(config);
     request->rows = 20;
+    request->events = 1 << 20;
+    request->repeat = 1;
     if (!read_line(argc, argv, request, config, code)) return false;
     bool fine = !request->config || train_config_from_file(config, request->config, message, sizeof message);
     request->settings.n = 0;
     if (fine && !read_line(argc, argv, request, config, code)) return false;
     if (fine && !config->data && config->task == TRAIN_TASK_NONE) config->task = TRAIN_TASK_UNIFORM;
+    if (config->task == TRAIN_TASK_UNIFORM && !config->task_length) config->task_length = config->context;
     fine = fine && (request->op || train_config_check(config, message, sizeof message));
     if (!fine) *code = say(message, TN_CLI_USAGE);
     return fine;
@@ -72,22 +77,23 @@ static bool settle(int argc, char **argv, mem_request *request, train_config *co
 static int report_step(const mem_request *request, const train_config *config, tn_context *cx) {
     mem_report report;
     char reason[1024], text[2][32];
-    int64_t predicted = 0;
-    if (!mem_predict_step(config, &predicted, reason, sizeof reason)) return say(reason, TN_CLI_FAILED);
-    if (!mem_measure_step(cx, config, &request->files, &report)) {
+    tn_memory_stats dry;
+    if (!mem_predict_step(config, &dry, reason, sizeof reason)) return say(reason, TN_CLI_FAILED);
+    if (!mem_measure_step(cx, config, request->repeat, &request->files, &report)) {
         mem_report_free(&report);
         return say(tn_error(cx), TN_CLI_FAILED);
     }
-    int64_t peak = report.stats.all.allocated.peak;
-    printf("%s: %.3f M parameters, %" PRId64 " tokens a step; %s\n", config->model, (double)report.n_parameters / 1e6, report.n_tokens,
-           tn_device_detail(cx));
+    int64_t peak = report.stats.all.allocated.peak, predicted = dry.all.allocated.peak;
+    printf("%s: %.3f M parameters, %" PRId64 " tokens a step, %.3f ms; %s\n", config->model, (double)report.n_parameters / 1e6,
+           report.n_tokens, 1e3 * report.seconds, tn_device_detail(cx));
     mem_print_peak(&report);
-    printf("predicted %s, measured %s: %+.3f%%\n", mem_bytes(predicted, text[0]), mem_bytes(peak, text[1]),
-           100.0 * (double)(predicted - peak) / (double)peak);
+    printf("predicted %s (%" PRId64 "), measured %s (%" PRId64 "): %+.3f%%\n", mem_bytes(predicted, text[0]), predicted,
+           mem_bytes(peak, text[1]), peak, 100.0 * (double)(predicted - peak) / (double)peak);
     mem_print_saved(&report);
     mem_print_live(&report, request->rows);
+    int64_t length = report.length;
     mem_report_free(&report);
-    return request->no_growth || mem_print_growth(config) ? TN_CLI_OK : TN_CLI_FAILED;
+    return request->no_growth || (mem_print_recompute(config) && mem_print_growth(config, length)) ? TN_CLI_OK : TN_CLI_FAILED;
 }
 
 static int report_op(const mem_request *request, const train_config *config, tn_context *cx) {
@@ -109,6 +115,7 @@ int main(int argc, char **argv) {
     int code;
     if (settle(argc, argv, &request, &config, &code)) {
         tn_options options = mem_options(&config, config.device);
+        options.history_events = request.events > 0 ? request.events : -1;
         tn_context *cx = tn_open(&options);
         if (!cx || tn_failed(cx)) code = say(cx ? tn_error(cx) : "the host has no memory left", TN_CLI_USAGE);
         else code = request.op ? report_op(&request, &config, cx) : report_step(&request, &config, cx);

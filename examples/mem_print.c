@@ -29,9 +29,11 @@ void mem_print_peak(const mem_report *report) {
         if (by_category[c])
             printf("  %-12s %12s  %5.1f%%\n", tn_category_name((tn_category)c), mem_bytes(by_category[c], text[0]),
                    100.0 * (double)by_category[c] / (double)all->allocated.peak);
-    printf("at most requested %s, allocated %s, reserved %s: %.1f%% of what is reserved goes to rounding and gaps\n",
+    double reserved = all->reserved.peak ? (double)all->reserved.peak : 1;
+    printf("at most requested %s, allocated %s, reserved %s: of that %.1f%% is rounding, %.1f%% gaps and cache\n",
            mem_bytes(all->requested.peak, text[0]), mem_bytes(all->allocated.peak, text[1]), mem_bytes(all->reserved.peak, text[2]),
-           all->reserved.peak ? 100.0 * (double)(all->reserved.peak - all->requested.peak) / (double)all->reserved.peak : 0.0);
+           100.0 * (double)(all->allocated.peak - all->requested.peak) / reserved,
+           100.0 * (double)(all->reserved.peak - all->allocated.peak) / reserved);
     printf("workspace at most %s\n", mem_bytes(report->stats.category[TN_CATEGORY_WORKSPACE].peak, text[0]));
 }
 
@@ -59,7 +61,7 @@ typedef struct owner_row {
 } owner_row;
 
 static bool same_owner(const tn_memory_life *a, const tn_memory_life *b) {
-    return a->category == b->category && a->owner.pass == b->owner.pass && strcmp(a->owner.op, b->owner.op) == 0 &&
+    return a->category == b->category && a->form == b->form && a->owner.pass == b->owner.pass && strcmp(a->owner.op, b->owner.op) == 0 &&
            strcmp(a->owner.label, b->owner.label) == 0;
 }
 
@@ -72,7 +74,7 @@ void mem_print_live(const mem_report *report, int64_t most) {
     const tn_memory_timeline *t = report->timeline;
     owner_row *rows = malloc((size_t)(t->n_lives + 1) * sizeof *rows);
     int64_t n = 0;
-    char text[32];
+    char text[32], form[192];
     for (int64_t i = 0; rows && i < t->n_lives; i++) {
         if (!tn_memory_lives_at(&t->lives[i], t->peak_event)) continue;
         int64_t at = 0;
@@ -83,43 +85,71 @@ void mem_print_live(const mem_report *report, int64_t most) {
     }
     if (!rows) return;
     qsort(rows, (size_t)n, sizeof *rows, by_bytes);
-    printf("\nlive at the peak, largest owners first (%" PRId64 " of %" PRId64 ")\n  %12s %6s  %-10s %-9s %s\n", n < most ? n : most, n,
-           "bytes", "blocks", "category", "pass", "owner");
+    printf("\nlive at the peak, largest owners first (%" PRId64 " of %" PRId64 ")\n  %12s %6s  %-10s %-9s %-24s %s\n", n < most ? n : most,
+           n, "bytes", "blocks", "category", "pass", "tensor", "owner");
     for (int64_t i = 0; i < n && i < most; i++) {
         const tn_owner *owner = &rows[i].life->owner;
-        printf("  %12s %6" PRId64 "  %-10s %-9s %s%s%s\n", mem_bytes(rows[i].bytes, text), rows[i].n,
-               tn_category_name(rows[i].life->category), tn_pass_name(owner->pass), owner->label, *owner->label ? "/" : "", owner->op);
+        printf("  %12s %6" PRId64 "  %-10s %-9s %-24s %s%s%s\n", mem_bytes(rows[i].bytes, text), rows[i].n,
+               tn_category_name(rows[i].life->category), tn_pass_name(owner->pass),
+               tn_tensor_form_text(rows[i].life->form, form, sizeof form), owner->label, *owner->label ? "/" : "", owner->op);
     }
     free(rows);
+}
+
+/* ---- keeping less ---- */
+
+bool mem_print_recompute(const train_config *config) {
+    static const char *const choices[] = { "none", "attention", "mlp", "block", "every-2", "every-4", "offload" };
+    train_config changed = *config;
+    printf("\nwhat --recompute would make of it (predicted)\n  %-12s %12s %14s\n", "recompute", "peak", "saved at most");
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
+        tn_memory_stats stats;
+        char text[2][32], reason[1024];
+        changed.recompute = choices[i];
+        if (!mem_predict_step(&changed, &stats, reason, sizeof reason)) {
+            fprintf(stderr, "tenon-mem: recompute %s: %s\n", choices[i], reason);
+            return false;
+        }
+        printf("  %-12s %12s %14s%s\n", choices[i], mem_bytes(stats.all.allocated.peak, text[0]),
+               mem_bytes(stats.category[TN_CATEGORY_SAVED].peak, text[1]), strcmp(choices[i], config->recompute) ? "" : "   as run here");
+    }
+    return true;
 }
 
 /* ---- growth ---- */
 
 static bool print_growth_with(const char *what, const int64_t *value, train_config *changed, int64_t *place) {
     int64_t peaks[3];
+    tn_memory_stats stats;
     char text[3][32], reason[1024];
     for (int i = 0; i < 3; i++) {
         *place = *value << i;
-        if (!mem_predict_step(changed, &peaks[i], reason, sizeof reason)) {
+        if (!mem_predict_step(changed, &stats, reason, sizeof reason)) {
             fprintf(stderr, "tenon-mem: %s %" PRId64 ": %s\n", what, *place, reason);
             return false;
         }
+        peaks[i] = stats.all.allocated.peak;
     }
     *place = *value;
-    /* peak = fixed + each * value through the outer two; the middle says how straight the line is. */
-    double each = (double)(peaks[2] - peaks[0]) / (3.0 * (double)*value), fixed = (double)peaks[0] - each * (double)*value;
-    double middle = fixed + 2 * each * (double)*value;
-    printf("  %-8s %6" PRId64 " %12s  %6" PRId64 " %12s  %6" PRId64 " %12s   = %.2f MiB + %.4f MiB each, %.1f%% off in the middle\n", what,
-           *value, mem_bytes(peaks[0], text[0]), *value * 2, mem_bytes(peaks[1], text[1]), *value * 4, mem_bytes(peaks[2], text[2]),
-           fixed / 1048576, each / 1048576, 100 * ((double)peaks[1] - middle) / middle);
+    /* fixed + each * value^power, through all three: the second step of a line is twice the first. */
+    double first = (double)(peaks[1] - peaks[0]), second = (double)(peaks[2] - peaks[1]);
+    printf("  %-8s %6" PRId64 " %12s  %6" PRId64 " %12s  %6" PRId64 " %12s", what, *value, mem_bytes(peaks[0], text[0]), *value * 2,
+           mem_bytes(peaks[1], text[1]), *value * 4, mem_bytes(peaks[2], text[2]));
+    if (first > 0 && second > first) {
+        double power = log2(second / first), each = first / (pow(2.0 * (double)*value, power) - pow((double)*value, power));
+        printf("   = %.2f MiB + %.4f MiB x %s^%.2f", ((double)peaks[0] - each * pow((double)*value, power)) / 1048576, each / 1048576, what,
+               power);
+    }
+    printf("\n");
     return true;
 }
 
-bool mem_print_growth(const train_config *config) {
+bool mem_print_growth(const train_config *config, int64_t length) {
     train_config changed = *config;
     printf("\nhow the peak grows (predicted)\n");
     bool fine = print_growth_with("batch", &config->batch, &changed, &changed.batch);
-    if (fine && config->task == TRAIN_TASK_NONE) fine = print_growth_with("context", &config->context, &changed, &changed.context);
+    if (fine && config->task == TRAIN_TASK_NONE) fine = print_growth_with("context", &length, &changed, &changed.context);
+    else if (fine && config->task != TRAIN_TASK_SHAPES) fine = print_growth_with("length", &length, &changed, &changed.task_length);
     if (fine && config->layers * 4 <= TRAIN_MAX_LAYERS) fine = print_growth_with("layers", &config->layers, &changed, &changed.layers);
     return fine;
 }

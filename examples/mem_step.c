@@ -1,7 +1,10 @@
 #include "mem_step.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "ops/sample_inputs.h"
 
@@ -81,10 +84,23 @@ static void close_run(step_run *run) {
     tn_data_close(run->data);
 }
 
-static bool run_steps(step_run *run, tn_context *cx) {
-    if (!train_step(&run->stepper, 0)) return false;
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* One that makes what lasts, then those that are looked at. */
+static bool run_steps(step_run *run, tn_context *cx, int64_t n_steps, double *fastest) {
+    if (!train_step(&run->stepper, 0) || !tn_synchronize(cx)) return false;
     look_from_here(cx);
-    return train_step(&run->stepper, 1);
+    *fastest = INFINITY;
+    for (int64_t i = 1; i <= n_steps; i++) {
+        double start = seconds_now();
+        if (!train_step(&run->stepper, i) || !tn_synchronize(cx)) return false;
+        *fastest = fmin(*fastest, seconds_now() - start);
+    }
+    return true;
 }
 
 /* Forward alone once more, to look at the tape before backward takes it down. */
@@ -99,12 +115,14 @@ static bool look_at_tape(step_run *run, tn_context *cx, mem_report *report) {
     return !tn_failed(cx);
 }
 
-bool mem_measure_step(tn_context *cx, const train_config *config, const mem_files *files, mem_report *report) {
+bool mem_measure_step(tn_context *cx, const train_config *config, int64_t n_steps, const mem_files *files, mem_report *report) {
     step_run run;
     *report = (mem_report){ 0 };
-    bool fine = open_run(&run, cx, config) && run_steps(&run, cx) && keep_memory(cx, files, report) && look_at_tape(&run, cx, report);
+    bool fine = open_run(&run, cx, config) && run_steps(&run, cx, n_steps, &report->seconds) && keep_memory(cx, files, report) &&
+                look_at_tape(&run, cx, report);
     if (fine) {
         report->n_parameters = model_parameter_count(&run.model);
+        report->length = run.stepper.context;
         report->n_tokens = run.stepper.batch.rows * run.stepper.context;
     }
     close_run(&run);
@@ -113,29 +131,19 @@ bool mem_measure_step(tn_context *cx, const train_config *config, const mem_file
 
 static bool predicted_step(tn_context *cx, void *user) {
     step_run run;
-    bool fine = open_run(&run, cx, user) && run_steps(&run, cx);
+    double seconds;
+    bool fine = open_run(&run, cx, user) && run_steps(&run, cx, 1, &seconds);
     close_run(&run);
     return fine;
 }
 
-bool mem_predict_step(const train_config *config, int64_t *peak, char *reason, size_t n_bytes) {
+bool mem_predict_step(const train_config *config, tn_memory_stats *stats, char *reason, size_t n_bytes) {
     tn_options options = mem_options(config, config->device);
     train_config copy = *config;
-    tn_memory_stats stats;
-    if (!tn_predict_memory(&options, predicted_step, &copy, &stats, reason, n_bytes)) return false;
-    *peak = stats.all.allocated.peak;
-    return true;
+    return tn_predict_memory(&options, predicted_step, &copy, stats, reason, n_bytes);
 }
 
 /* ---- one op ---- */
-
-static const tn_sample *sample_of(tn_context *cx, const tn_op_def *op, const char *name, tn_dtype dtype) {
-    for (const tn_sample *sample = op->samples; sample && sample->name; sample++) {
-        if (name ? strcmp(sample->name, name) != 0 : sample->error != TN_OK || !(tn_sample_dtypes(cx, op, sample) >> dtype & 1)) continue;
-        return sample;
-    }
-    return tn_fail(cx, TN_ERR_ARGUMENT, op->name, "it has no sample %s%s", name ? "called " : "for that dtype", name ? name : "");
-}
 
 static bool set_attributes(tn_context *cx, const tn_op_def *op, const tn_cli_texts *settings, void *args) {
     for (int i = 0; i < settings->n; i++) {
@@ -162,19 +170,48 @@ static bool backward_of(tn_tensor *const *out, int n_out) {
     return n == 0 || tn_backward_many(roots, grads, n, false);
 }
 
+typedef struct op_inputs {
+    tn_tensor *in[TN_OP_MAX_INPUTS];
+    tn_op_args_buffer args;
+    int n_in;
+} op_inputs;
+
+static bool is_asked_for(tn_context *cx, const tn_op_def *op, const tn_sample *sample, const char *name, tn_dtype dtype) {
+    if (name) return strcmp(sample->name, name) == 0;
+    return sample->error == TN_OK && tn_sample_dtypes(cx, op, sample) >> dtype & 1;
+}
+
+/* The inputs of the first sample that goes with the attributes, or of the one asked for: in a scope that ends with the one around it. */
+static bool make_inputs(tn_context *cx, const tn_op_def *op, const char *name, const tn_cli_texts *settings, tn_dtype dtype,
+                        op_inputs *made) {
+    char refusal[1024] = "it has none for that dtype";
+    if (name) snprintf(refusal, sizeof refusal, "it has none called %s", name);
+    for (const tn_sample *sample = op->samples; sample && sample->name; sample++) {
+        tn_op_call planned;
+        if (!is_asked_for(cx, op, sample, name, dtype)) continue;
+        tn_scope *scope = tn_scope_begin(cx);
+        if (!tn_sample_make(cx, op, sample, dtype, 1, true, made->in, &made->n_in, &made->args) ||
+            !set_attributes(cx, op, settings, &made->args))
+            return false;
+        if (tn_op_plan(op, made->in, made->n_in, &made->args, &planned)) return true;
+        snprintf(refusal, sizeof refusal, "%s", tn_error(cx));
+        tn_clear_error(cx);
+        tn_scope_end(scope);
+    }
+    return tn_fail(cx, TN_ERR_ARGUMENT, op->name, "no sample can be used: %s", refusal), false;
+}
+
 bool mem_measure_op(tn_context *cx, const char *name, const char *sample_name, const tn_cli_texts *settings, tn_dtype dtype,
                     const mem_files *files, mem_report *report) {
     *report = (mem_report){ 0 };
     const tn_op_def *op = tn_op_find(name);
     if (!op) return tn_fail(cx, TN_ERR_ARGUMENT, "op", "there is no op called '%s'", name), false;
-    const tn_sample *sample = sample_of(cx, op, sample_name, dtype);
-    tn_tensor *in[TN_OP_MAX_INPUTS], *out[TN_OP_MAX_OUTPUTS];
-    tn_op_args_buffer args;
-    int n_in;
+    tn_tensor *out[TN_OP_MAX_OUTPUTS];
+    op_inputs made;
     tn_scope *scope = tn_scope_begin(cx);
-    bool fine = sample && tn_sample_make(cx, op, sample, dtype, 1, true, in, &n_in, &args) && set_attributes(cx, op, settings, &args);
+    bool fine = make_inputs(cx, op, sample_name, settings, dtype, &made);
     if (fine) look_from_here(cx);
-    fine = fine && tn_apply(op, in, n_in, &args, out);
+    fine = fine && tn_apply(op, made.in, made.n_in, &made.args, out);
     if (fine) keep_saved(cx, report);
     fine = fine && backward_of(out, op->n_outputs) && keep_memory(cx, files, report);
     tn_scope_end(scope);

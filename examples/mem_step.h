@@ -16,22 +16,23 @@ typedef struct mem_report {
     tn_saved_summary saved;
     mem_saved *table;
     int64_t n_table;
-    int64_t n_parameters, n_tokens; /* of the model, and of a step */
+    double seconds;                         /* of the fastest step */
+    int64_t n_parameters, n_tokens, length; /* of the model, of a step, and of a row */
 } mem_report;
 
 /* A context for it: a long history, so that no event of a step is forgotten. */
 tn_options mem_options(const train_config *config, const char *device);
-/* Runs two steps of the config: one that makes what lasts, one that is looked at. Files are written as `files` says (NULL: none). */
+/* Runs a step of the config that makes what lasts, and then n_steps that are looked at. Files are written as `files` says (NULL: none). */
 typedef struct mem_files {
     const char *snapshot, *trace, *csv, *html;
 } mem_files;
-bool mem_measure_step(tn_context *cx, const train_config *config, const mem_files *files, mem_report *report);
-/* Forward and backward of one op on one of its samples (NULL: the first that has a gradient), with attributes set on top. */
+bool mem_measure_step(tn_context *cx, const train_config *config, int64_t n_steps, const mem_files *files, mem_report *report);
+/* Forward and backward of one op on one of its samples (NULL: the first that goes with them), with attributes set on top. */
 bool mem_measure_op(tn_context *cx, const char *op, const char *sample, const tn_cli_texts *settings, tn_dtype dtype,
                     const mem_files *files, mem_report *report);
 void mem_report_free(mem_report *report);
 
-/* The peak of a step that is not run; false, with the reason. */
-bool mem_predict_step(const train_config *config, int64_t *peak, char *reason, size_t n_bytes);
+/* What a step that is not run would take; false, with the reason. */
+bool mem_predict_step(const train_config *config, tn_memory_stats *stats, char *reason, size_t n_bytes);
 
 #endif

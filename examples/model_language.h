@@ -7,6 +7,14 @@
 
 #include "model_layers.h"
 
+struct model;
+
+/* Layers that run one after the other as one. */
+typedef struct model_group {
+    const struct model *model;
+    int first, count;
+} model_group;
+
 typedef struct model {
     tn_context *cx;
     const train_config *config;
@@ -15,13 +23,18 @@ typedef struct model {
     tn_int_list grid;  /* of image patches */
     tn_tensor *embedding, *norm, *head, *rope;
     model_layer layer[TRAIN_MAX_LAYERS];
+    model_call training; /* what layers are called with in training, in backward too */
+    model_group group[TRAIN_MAX_LAYERS];
 } model;
 
-/* Makes the parameters on cx, drawn from its random stream; errors stay on cx. `config` must live as long as the model. */
+/* Makes the parameters on cx, drawn from its random stream; errors stay on cx. `config` must live as long as the
+ * model, and the model must stay where it is while the tape holds a step of it. */
 void model_init(model *m, tn_context *cx, const train_config *config, const tn_data_info *info);
 int64_t model_parameter_count(const model *m);
 /* Multiplications and additions of a training step over `tokens`: 6 for each weight in a product and token, and the attention's own. */
 double model_step_flops(const model *m, int64_t tokens, int64_t context);
+/* Of those, what runs a second time in backward. */
+double model_again_flops(const model *m, int64_t tokens, int64_t context);
 
 /* The mean loss of inputs (ids [b, n], or patches [b, rows, columns, features]) against targets ([b, n], or labels [b]). */
 tn_tensor *model_loss(const model *m, tn_tensor *inputs, tn_tensor *targets, bool training);

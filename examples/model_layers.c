@@ -69,7 +69,7 @@ static void linear_init(model_linear *l, const layer_maker *m, bool image) {
         l->shift = make(m, model_dtype(c), TN_SHAPE(c->width), 0, 1, "shift");
         tn_fill(l->shift, 0.5);
     }
-    int64_t angles = image ? (d / 2 + 1) / 2 : d / 2; /* an image's rows and columns share them */
+    int64_t angles = model_angles(c, image);
     if (c->lrpe == TRAIN_LRPE_FIXED) {
         l->theta = model_frequencies(cx, angles, c->rope_base);
     } else if (c->lrpe == TRAIN_LRPE_LEARNED) {
@@ -150,7 +150,7 @@ static tn_tensor *rows_of(tn_tensor *x, tn_tensor *w, int64_t count) {
 static tn_tensor *joined(tn_tensor *o) { return o ? tn_reshape(o, TN_SHAPE(o->shape[0], o->shape[1], o->shape[2] * o->shape[3])) : NULL; }
 
 static tn_tensor *rotated(const model_call *call, tn_tensor *x) {
-    return tn_lrpe(x, call->rope, NULL, TN_LRPE(.kind = TN_ROTATE, .offset = call->position));
+    return tn_lrpe(x, call->rope, NULL, TN_LRPE(.kind = TN_ROTATE, .shape = call->grid, .offset = call->position));
 }
 
 /* log decay [b, n, h] that follows the data: log sigmoid(x decay' + bias). */
@@ -200,7 +200,7 @@ static tn_tensor *mix_tpa(const model_tpa *t, const model_call *call, model_cach
     tn_tensor *aq = rows_of(x, t->aq, c->heads), *bq = rotated(call, rows_of(x, t->bq, c->rank_q));
     tn_tensor *ak = rows_of(x, t->ak, c->heads), *bk = rotated(call, rows_of(x, t->bk, c->rank_k));
     tn_tensor *av = rows_of(x, t->av, c->heads), *bv = rows_of(x, t->bv, c->rank_v);
-    tn_tpa_attention_args args = TN_TPA_ATTENTION(.causal = true);
+    tn_tpa_attention_args args = TN_TPA_ATTENTION(.causal = !call->grid.axes);
     if (!cache) return joined(tn_tpa_attention(aq, bq, ak, bk, av, bv, args));
     tn_attention_cache *kept = kept_of(cache, call, x, c->rank_k, c->rank_v);
     return tn_attention_cache_append(kept, ak, bk, av, bv) ? joined(tn_attention_cache_attend(kept, aq, bq, args)) : NULL;
@@ -210,7 +210,7 @@ static tn_tensor *mix_softmax(const model_softmax *s, const model_call *call, mo
     const train_config *c = call->config;
     tn_tensor *q = rotated(call, rows_of(x, s->q, c->heads)), *k = rotated(call, rows_of(x, s->k, c->heads));
     tn_tensor *v = rows_of(x, s->v, c->heads);
-    if (!cache) return joined(tn_attention(q, k, v, TN_ATTENTION(.causal = true)));
+    if (!cache) return joined(tn_attention(q, k, v, TN_ATTENTION(.causal = !call->grid.axes)));
     tn_attention_cache *kept = kept_of(cache, call, x, 0, 0);
     return tn_attention_cache_append(kept, NULL, k, NULL, v)
                ? joined(tn_attention_cache_attend(kept, NULL, q, TN_TPA_ATTENTION(.causal = true)))
@@ -233,14 +233,45 @@ static tn_tensor *add_branch(const model_call *call, tn_tensor *x, tn_tensor *br
     return tn_add(x, call->dropout > 0 ? tn_dropout(branch, TN_DROPOUT(.p = call->dropout)) : branch);
 }
 
-tn_tensor *model_layer_forward(const model_layer *layer, const model_call *call, model_cache *cache, tn_tensor *x) {
+static tn_tensor *mixer_half(const model_layer *layer, const model_call *call, model_cache *cache, tn_tensor *x) {
     tn_label_push(call->cx, train_mixer_name(layer->mixer));
     tn_tensor *mixed = mix(layer, call, cache, tn_rms_norm(x, layer->norm_mixer, NULL, TN_RMS_NORM()));
     x = add_branch(call, x, tn_linear(mixed, layer->out, NULL));
     tn_label_pop(call->cx);
+    return x;
+}
+
+static tn_tensor *mlp_half(const model_layer *layer, const model_call *call, tn_tensor *x) {
     tn_label_push(call->cx, "mlp");
     tn_tensor *up = tn_linear(tn_rms_norm(x, layer->norm_mlp, NULL, TN_RMS_NORM()), layer->up, NULL);
     x = add_branch(call, x, tn_linear(tn_swiglu(up), layer->down, NULL));
     tn_label_pop(call->cx);
     return x;
+}
+
+/* What runs in training and again in backward. */
+static tn_tensor *mixer_in_training(void *layer, tn_tensor *const *x, int n) {
+    (void)n;
+    return mixer_half(layer, ((const model_layer *)layer)->training, NULL, x[0]);
+}
+
+static tn_tensor *mlp_in_training(void *layer, tn_tensor *const *x, int n) {
+    (void)n;
+    return mlp_half(layer, ((const model_layer *)layer)->training, x[0]);
+}
+
+static tn_tensor *layer_in_training(void *layer, tn_tensor *const *x, int n) {
+    tn_tensor *middle = mixer_in_training(layer, x, n);
+    return mlp_in_training(layer, &middle, 1);
+}
+
+static tn_tensor *again(const model_layer *layer, tn_checkpoint_fn part, tn_tensor *x) {
+    return tn_checkpoint(layer->training->cx, part, (void *)layer, &x, 1);
+}
+
+tn_tensor *model_layer_forward(const model_layer *layer, const model_call *call, model_cache *cache, tn_tensor *x) {
+    train_recompute_part part = call->training ? layer->again : TRAIN_KEEP_ALL;
+    if (part == TRAIN_AGAIN_LAYER) return again(layer, layer_in_training, x);
+    x = part == TRAIN_AGAIN_MIXER ? again(layer, mixer_in_training, x) : mixer_half(layer, call, cache, x);
+    return part == TRAIN_AGAIN_MLP ? again(layer, mlp_in_training, x) : mlp_half(layer, call, x);
 }

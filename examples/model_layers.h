@@ -11,6 +11,7 @@
 
 #include "tenon.h"
 #include "train_config.h"
+#include "train_recompute.h"
 
 typedef struct model_linear {
     tn_tensor *q, *k, *v, *g;
@@ -30,8 +31,11 @@ typedef struct model_softmax {
     tn_tensor *q, *k, *v;
 } model_softmax;
 
+struct model_call;
 typedef struct model_layer {
     train_mixer mixer;
+    train_recompute_part again; /* of this layer, in training; TRAIN_AGAIN_EVERY and TRAIN_OFFLOAD are above layers */
+    const struct model_call *training;
     tn_tensor *norm_mixer, *out, *norm_mlp, *up, *down;
     model_linear linear;
     model_tpa tpa;
@@ -49,8 +53,9 @@ typedef struct model_cache {
 /* What all layers share in one call. */
 typedef struct model_call {
     tn_context *cx;
+    bool training;
     const train_config *config;
-    tn_tensor *rope;  /* [1, d/2], f32 */
+    tn_tensor *rope;  /* [1, model_angles], f32 */
     tn_int_list grid; /* of image patches: not causal; no axes for text */
     double dropout;   /* 0 but for training */
     int64_t position; /* of the first token, where there are caches */
@@ -63,6 +68,11 @@ tn_tensor *model_layer_forward(const model_layer *layer, const model_call *call,
 
 /* Frequencies base^(-i / count), i < count: [1, count], f32. */
 tn_tensor *model_frequencies(tn_context *cx, int64_t count, double base);
+/* Angles of a head's rotation: an image's rows and columns share them. */
+static inline int64_t model_angles(const train_config *config, bool image) {
+    int64_t pairs = config->width / config->heads / 2;
+    return image ? (pairs + 1) / 2 : pairs;
+}
 /* A parameter with normal entries, deviation 0: ones. */
 tn_tensor *model_parameter(tn_params *params, tn_dtype dtype, tn_shape shape, double deviation, int group, const char *name);
 static inline tn_dtype model_dtype(const train_config *config) { return config->dtype ? TN_BF16 : TN_F32; }

@@ -11,24 +11,23 @@ static const char *const kind_names[TN_DEVICE_KIND_COUNT] = { "cpu", "cuda" };
 
 static const tn_op_def **ops_by_name(int *n);
 
-/* An input's dtypes; 0 where it follows the first input. */
-static unsigned input_dtypes(const tn_op_def *op, int i) {
+unsigned tn_op_input_dtypes(const tn_op_def *op, int i) {
     if (op->inputs[i].flags & TN_INPUT_WIDE) return TN_MASK(TN_F64) | TN_MASK(TN_F32);
     return op->inputs[i].dtypes ? op->inputs[i].dtypes : i == 0 ? TN_ANY_DTYPE : 0;
 }
 
 static bool differentiable(const tn_op_def *op) { return !(op->flags & TN_OP_NOT_DIFFERENTIABLE); }
 
-/* Dtypes of the first input for which a device can do a pass. A view moves no data; gradients made of other calls follow forward. */
-static unsigned forward_mask(const tn_op_def *op, int kind) {
-    if (op->flags & TN_OP_VIEW) return input_dtypes(op, 0);
-    return op->forward[kind] ? op->forward_dtypes[kind] & input_dtypes(op, 0) : 0;
+/* A view moves no data; gradients made of other calls follow forward. */
+unsigned tn_op_forward_dtypes(const tn_op_def *op, int kind) {
+    if (op->flags & TN_OP_VIEW) return tn_op_input_dtypes(op, 0);
+    return op->forward[kind] ? op->forward_dtypes[kind] & tn_op_input_dtypes(op, 0) : 0;
 }
 
-static unsigned backward_mask(const tn_op_def *op, int kind) {
+unsigned tn_op_backward_dtypes(const tn_op_def *op, int kind) {
     if (!differentiable(op)) return 0;
-    unsigned mask = op->backward_tensors ? forward_mask(op, kind)
-                    : op->backward[kind] ? op->backward_dtypes[kind] & input_dtypes(op, 0)
+    unsigned mask = op->backward_tensors ? tn_op_forward_dtypes(op, kind)
+                    : op->backward[kind] ? op->backward_dtypes[kind] & tn_op_input_dtypes(op, 0)
                                          : 0;
     /* A first input that is no float is a condition or an index: what has the gradient comes after it. */
     return mask & TN_FLOATS ? mask & TN_FLOATS : mask;
@@ -48,7 +47,7 @@ static void print_dtypes(unsigned mask) {
 static void print_input(const tn_op_def *op, int i) {
     const tn_input_def *input = &op->inputs[i];
     printf("  %-8s %s (", i ? "" : "in", input->name);
-    if (input_dtypes(op, i)) print_dtypes(input_dtypes(op, i));
+    if (tn_op_input_dtypes(op, i)) print_dtypes(tn_op_input_dtypes(op, i));
     else printf("like %s", op->inputs[0].name);
     printf("%s%s%s%s)%s%s\n", input->flags & TN_INPUT_WIDE ? ", f64 for f64 data else f32" : "",
            input->flags & TN_INPUT_OPTIONAL ? ", optional" : "", input->flags & TN_INPUT_VARIADIC ? ", repeated" : "",
@@ -75,12 +74,12 @@ static void print_op(const tn_op_def *op) {
                op->outputs[i].doc ? op->outputs[i].doc : "");
     for (int i = 0; i < op->n_attrs; i++) print_attr(op, i);
     for (int kind = 0; kind < TN_DEVICE_KIND_COUNT; kind++) {
-        if (!forward_mask(op, kind)) continue;
+        if (!tn_op_forward_dtypes(op, kind)) continue;
         printf("  %-8s forward ", kind_names[kind]);
-        print_dtypes(forward_mask(op, kind));
-        if (backward_mask(op, kind)) {
+        print_dtypes(tn_op_forward_dtypes(op, kind));
+        if (tn_op_backward_dtypes(op, kind)) {
             printf("; backward ");
-            print_dtypes(backward_mask(op, kind));
+            print_dtypes(tn_op_backward_dtypes(op, kind));
         }
         printf("\n");
     }
@@ -134,7 +133,7 @@ static void set_text(json_t *object, const char *key, const char *text) {
 
 static json_t *input_json(const tn_op_def *op, int i) {
     const tn_input_def *input = &op->inputs[i];
-    unsigned mask = input_dtypes(op, i);
+    unsigned mask = tn_op_input_dtypes(op, i);
     json_t *object = json_object();
     set_text(object, "name", input->name);
     json_object_set_new(object, "optional", json_boolean(input->flags & TN_INPUT_OPTIONAL));
@@ -186,10 +185,10 @@ static json_t *op_json(const tn_op_def *op) {
     }
     for (int i = 0; i < op->n_attrs; i++) json_array_append_new(attrs, attr_json(&op->attrs[i]));
     for (int kind = 0; kind < TN_DEVICE_KIND_COUNT; kind++) {
-        if (!forward_mask(op, kind)) continue;
+        if (!tn_op_forward_dtypes(op, kind)) continue;
         json_t *device = json_object();
-        json_object_set_new(device, "forward", dtypes_json(forward_mask(op, kind)));
-        json_object_set_new(device, "backward", dtypes_json(backward_mask(op, kind)));
+        json_object_set_new(device, "forward", dtypes_json(tn_op_forward_dtypes(op, kind)));
+        json_object_set_new(device, "backward", dtypes_json(tn_op_backward_dtypes(op, kind)));
         json_object_set_new(devices, kind_names[kind], device);
     }
     set_text(object, "name", op->name);

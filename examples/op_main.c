@@ -5,6 +5,7 @@
 
 static const char usage[] =
     "tenon-op --list [--json]\n"
+    "tenon-op --reference\n"
     "tenon-op OP --in X.safetensors --out Y.safetensors [--set key=value]... [--backward] [--device D] [--dtype T]\n"
     "tenon-op --check FILE... [--device D] [--dtype T]";
 static const char doc[] = "Lists the ops, runs one on the tensors of a file, or reruns files that hold expected results.\n"
@@ -15,11 +16,12 @@ int main(int argc, char **argv) {
     static const char *const dtype_names[] = { "f64", "f32", "bf16", NULL };
     static const tn_dtype dtypes[] = { TN_F64, TN_F32, TN_BF16 };
     op_request request = { .device = "auto" };
-    bool list = false, json = false, check = false;
+    bool list = false, json = false, reference = false, check = false;
     int dtype = -1;
     const tn_cli_option options[] = {
         { "list", TN_CLI_FLAG, &list, .doc = "list ops, inputs, outputs, attributes, devices and dtypes" },
         { "json", TN_CLI_FLAG, &json, .doc = "with --list: as JSON" },
+        { "reference", TN_CLI_FLAG, &reference, .doc = "all there is to say of every op, as Markdown" },
         { "in", TN_CLI_TEXT, &request.in, .argument = "FILE", .doc = "inputs; tensors named grad_out.NAME are used by --backward" },
         { "out", TN_CLI_TEXT, &request.out, .argument = "FILE", .doc = "where the results go" },
         { "set", TN_CLI_TEXTS, &request.settings, .argument = "KEY=VALUE",
@@ -41,11 +43,13 @@ int main(int argc, char **argv) {
     if (dtype >= 0) request.dtype = &dtypes[dtype];
 
     if (json && !list) return tn_cli_refuse(&cli, "--json goes with --list");
-    if (list && check) return tn_cli_refuse(&cli, "--list and --check exclude each other");
-    if ((list || check) && (request.in || request.out || request.settings.n || request.backward))
-        return tn_cli_refuse(&cli, "--in, --out, --set and --backward belong to running an op, not to --%s", list ? "list" : "check");
-    if (list && n_arguments) return tn_cli_refuse(&cli, "--list takes no argument, got '%s'", argv[0]);
+    if (list + reference + check > 1) return tn_cli_refuse(&cli, "--list, --reference and --check exclude each other");
+    const char *mode = list ? "list" : reference ? "reference" : "check";
+    if ((list || reference || check) && (request.in || request.out || request.settings.n || request.backward))
+        return tn_cli_refuse(&cli, "--in, --out, --set and --backward belong to running an op, not to --%s", mode);
+    if ((list || reference) && n_arguments) return tn_cli_refuse(&cli, "--%s takes no argument, got '%s'", mode, argv[0]);
     if (list) code = json ? tn_op_list_json() : tn_op_list_text();
+    else if (reference) code = tn_op_list_reference();
     else if (check && !n_arguments) return tn_cli_refuse(&cli, "--check wants at least one file");
     else if (check) code = tn_op_check_files(&request, argv, n_arguments);
     else if (n_arguments == 0) return tn_cli_refuse(&cli, "which op? see --help and --list");

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "tenon.h"
+#include "train_recompute.h"
 
 static const char *const formats[] = { "auto", "char", "byte", "bin", "shards", NULL };
 static const char *const tasks[] = { "none", "recall", "copy", "induction", "shapes", "uniform", NULL };
@@ -92,6 +93,12 @@ static const train_key keys[] = {
     NUMBER(eps, false, "1e-8", 0, 1, "AdamW"),
     NUMBER(weight_decay, false, "0.1", 0, 100, "AdamW, of matrices alone: norms and biases have none"),
     NUMBER(clip, false, "1", 0, 1e30, "largest norm of the gradients (0: any)"),
+
+    TEXT(recompute, false, "none", "WHAT",
+         "instead of keeping activations: none, attention, mlp, block or every-K (these run again in backward) or offload (to the host); "
+         ":N behind it is of the first N layers, + what the others do: block:3+attention"),
+    INT(activation_budget, false, "0", 0, 9e18,
+        "bytes a step may take beside what stays from step to step; sets --recompute to what costs least within it (0: no bound)"),
 
     TEXT(out, false, "out", "DIR", "log, plot and checkpoints go here"),
     TEXT(device, false, "auto", "D", "auto, cpu or cuda"),
@@ -258,6 +265,7 @@ static bool check_range(const train_config *config, const train_key *key, char *
 
 bool train_config_check(const train_config *c, char *reason, size_t n_bytes) {
     train_mixer mixers[TRAIN_MAX_LAYERS];
+    train_recompute recompute;
     for (int i = 0; i < N_KEYS; i++)
         if (!check_range(c, &keys[i], reason, n_bytes)) return false;
     if (!train_config_mixers(c, mixers))
@@ -265,10 +273,15 @@ bool train_config_check(const train_config *c, char *reason, size_t n_bytes) {
     if (c->width % c->heads || c->width / c->heads % 2)
         return refuse(reason, n_bytes, "width = %" PRId64 " with heads = %" PRId64 ": wanted an even number of features a head", c->width,
                       c->heads);
+    if (!train_recompute_read(c->recompute, c->layers, &recompute))
+        return refuse(
+            reason, n_bytes,
+            "recompute = %s: wanted none, attention, mlp, block, every-K or offload, :N behind it for the first N layers, + for the others",
+            c->recompute ? c->recompute : "null");
+    if (c->activation_budget && strcmp(c->recompute, "none") != 0)
+        return refuse(reason, n_bytes, "recompute and activation_budget: wanted one of them");
     if (c->task == TRAIN_TASK_NONE && !c->data) return refuse(reason, n_bytes, "nothing to learn from: wanted data (a file) or task");
     if (c->task != TRAIN_TASK_NONE && c->data) return refuse(reason, n_bytes, "data and task: wanted one of them");
-    if (c->task == TRAIN_TASK_SHAPES && strcmp(c->model, "linear") != 0)
-        return refuse(reason, n_bytes, "task = shapes is for model = linear, got %s", c->model);
     return true;
 }
 

@@ -41,6 +41,8 @@ typedef struct train_config {
     double lr, min_lr, stable, beta1, beta2, eps, weight_decay, clip;
 
     const char *out, *device;
+    const char *recompute;
+    int64_t activation_budget;
     int64_t threads, log_every, eval_every, eval_batches, checkpoint_every, keep;
     int graph;
 

@@ -8,11 +8,15 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "train_budget.h"
 #include "train_log.h"
 #include "train_step.h"
 
 typedef struct train_state {
     const train_config *config;
+    train_config planned; /* the same with recompute as the budget wants it */
+    train_budget budget;
+    int64_t step_bytes, peak; /* of the second step; of all that came before it */
     tn_context *cx;
     tn_data *data;
     model model;
@@ -32,6 +36,8 @@ static double seconds_now(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
+
+#define MIB (1.0 / 1048576)
 
 /* ---- checkpoints ---- */
 
@@ -106,6 +112,21 @@ static bool report(train_state *t, int64_t step) {
     return fine;
 }
 
+static int64_t peak_of(const train_state *t) {
+    tn_memory_stats memory = { 0 };
+    tn_memory_stats_get(t->cx, &memory);
+    return memory.all.allocated.peak > t->peak ? memory.all.allocated.peak : t->peak;
+}
+
+/* By the second step everything that lasts is there. */
+static bool measured_step(train_state *t, int64_t step) {
+    t->peak = peak_of(t);
+    if (!train_step_measured(&t->stepper, step, &t->step_bytes)) return false;
+    if (t->config->activation_budget && t->step_bytes > t->config->activation_budget)
+        fprintf(stderr, "tenon-train: a step takes %" PRId64 " bytes, not %" PRId64 " as predicted\n", t->step_bytes, t->budget.bytes);
+    return true;
+}
+
 static bool run_steps(train_state *t) {
     const train_config *c = t->config;
     int64_t save_every = c->checkpoint_every ? c->checkpoint_every : c->eval_every;
@@ -113,7 +134,7 @@ static bool run_steps(train_state *t) {
     t->logged_step = t->first_step;
     start_clock(t);
     for (int64_t step = t->first_step; step < last; step++) {
-        if (!train_step(&t->stepper, step)) return false;
+        if (!(step == t->first_step + 1 ? measured_step(t, step) : train_step(&t->stepper, step))) return false;
         int64_t done = step + 1;
         bool reports = done % c->log_every == 0 || done == 1 || done == last || is_due(done, c->eval_every, c->steps);
         if (reports && !report(t, done)) return false;
@@ -141,6 +162,10 @@ static double peak_flops(const tn_context *cx, tn_dtype dtype) {
 static void tell_start(const train_state *t) {
     fprintf(stderr, "%s: %.3f M parameters, %" PRId64 " tokens of vocabulary; %s (%s)\n", t->config->model,
             1e-6 * (double)model_parameter_count(&t->model), t->model.n_tokens, tn_device_name(t->cx), tn_device_detail(t->cx));
+    if (t->config->activation_budget)
+        fprintf(stderr, "activations: recompute=%s, predicted %.2f MiB a step of %.2f allowed (none: %.2f), about %.0f%% more time\n",
+                t->budget.recompute, MIB * (double)t->budget.bytes, MIB * (double)t->config->activation_budget,
+                MIB * (double)t->budget.bytes_without, 100 * t->budget.more_work);
     if (t->first_step > 0) fprintf(stderr, "goes on after step %" PRId64 " of %" PRId64 "\n", t->first_step, t->config->steps);
 }
 
@@ -151,7 +176,8 @@ static void tell_end(const train_state *t) {
     printf("steps %" PRId64, last ? last->step : t->first_step);
     if (last) printf("  loss %.4f  tok_s %.0f", last->loss, last->tok_s);
     if (!isnan(t->best_loss)) printf("  best_val_loss %.4f  best_step %" PRId64, t->best_loss, t->best_step);
-    printf("  peak_MiB %.0f\n", (double)memory.all.allocated.peak / 1048576);
+    printf("  peak_MiB %.0f  step_MiB %.1f  saved_MiB %.1f\n", MIB * (double)peak_of(t), MIB * (double)t->step_bytes,
+           MIB * (double)memory.category[TN_CATEGORY_SAVED].peak);
 }
 
 static bool make_folders(const char *path) {
@@ -165,6 +191,16 @@ static bool make_folders(const char *path) {
     return true;
 }
 
+static bool plan(train_state *t) {
+    char reason[1024];
+    t->planned = *t->config;
+    if (!t->config->activation_budget) return true;
+    if (!train_budget_choose(t->config, t->data, &t->budget, reason, sizeof reason))
+        return tn_fail(t->cx, TN_ERR_MEMORY, "train", "%s", reason);
+    t->planned.recompute = t->budget.recompute;
+    return true;
+}
+
 static bool train(train_state *t, const run_checkpoint *from) {
     tn_data_options options = train_config_data(t->config);
     t->data = tn_data_open(t->cx, &options);
@@ -172,7 +208,8 @@ static bool train(train_state *t, const run_checkpoint *from) {
     tn_data_info info = tn_data_info_of(t->data);
     if (t->config->vocab && t->config->vocab < info.vocab)
         return tn_fail(t->cx, TN_ERR_ARGUMENT, "vocab", "%" PRId64 ", but the data has %" PRId64 " tokens", t->config->vocab, info.vocab);
-    model_init(&t->model, t->cx, t->config, &info);
+    if (!plan(t)) return false;
+    model_init(&t->model, t->cx, &t->planned, &info);
     if (!train_stepper_init(&t->stepper, &t->model, t->data) || (from && !restore(t, from))) return false;
     if (!train_log_open(&t->log, t->config->out, t->first_step)) return false;
     t->log.steps = t->config->steps;

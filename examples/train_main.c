@@ -1,7 +1,7 @@
 /* tenon-train: trains a small model on a text or a task, and can be stopped and resumed at any step.
  *
- *     tenon-train --config=examples/configs/shakespeare-char-cpu.json --data=input.txt --out=run
- *     tenon-train --out=run --resume
+ *     tenon-train --config=examples/configs/shakespeare-char-cpu.json --data=input.txt --out=runs/first
+ *     tenon-train --out=runs/first --resume
  *
  * What a key is set to: its default, then what the checkpoint says when resuming, then --config, then the command line. */
 #include <stdio.h>

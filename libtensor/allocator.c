@@ -397,6 +397,8 @@ static bool complete_request(tn_allocator *allocator, request *wanted, tn_stream
 
 tn_block *tn_allocator_take(tn_allocator *allocator, size_t bytes, tn_stream stream, tn_category category, const tn_owner *owner) {
     request wanted = { .bytes = bytes, .category = (unsigned)category < TN_CATEGORY_COUNT ? category : TN_CATEGORY_TEMPORARY };
+    const tn_tensor_form *form = allocator->next_form;
+    allocator->next_form = NULL;
     wanted.owner = owner ? *owner : nobody;
     if (!wanted.owner.op) wanted.owner.op = "";
     if (!wanted.owner.label) wanted.owner.label = "";
@@ -410,6 +412,7 @@ tn_block *tn_allocator_take(tn_allocator *allocator, size_t bytes, tn_stream str
     block->front = (uint16_t)allocator->red_zone;
     block->requested = bytes;
     block->owner = wanted.owner;
+    block->form = form;
     block->category = (uint8_t)wanted.category;
     if (allocator->fills && !fill_new_block(allocator, block)) {
         coalesce_and_shelve(allocator, block);
@@ -601,6 +604,7 @@ void tn_allocator_close(tn_allocator *allocator) {
     }
     tn_host_pool_free(&allocator->host_pool);
     tn_host_free(allocator->events_memory);
+    tn_form_book_free(&allocator->forms);
     tn_host_free(allocator);
 }
 

@@ -36,8 +36,8 @@ void tn_allocator_part(tn_allocator *allocator, tn_block *block) {
     else allocator->foreign = block->after;
     if (block->after) block->after->before = block->before;
     tn_stat_subtract(&allocator->stats.foreign, (int64_t)block->size);
-    /* Whoever gets the memory back may write to it at once. */
-    allocator->device->interface->synchronize(allocator->device);
+    /* Whoever gets the memory back, if it is any, may write to it at once. */
+    if (block->size) allocator->device->interface->synchronize(allocator->device);
     if (foreign->release) foreign->release(foreign->user);
     tn_host_free(foreign);
 }

@@ -1,4 +1,4 @@
-/* The insides of the caching allocator, shared by allocator.c (what it does) and allocator_report.c (what it tells). */
+/* The insides of the caching allocator, shared by allocator.c (what it does), allocator_report.c (what it tells) and tensor.c. */
 #ifndef TENON_ALLOCATOR_INTERNAL_H
 #define TENON_ALLOCATOR_INTERNAL_H
 
@@ -7,6 +7,7 @@
 
 #include "allocator.h"
 #include "host_memory.h"
+#include "memory_forms.h"
 
 #define TN_BLOCK_STEP ((size_t)512) /* sizes are multiples of it; also the width of a red zone */
 #define TN_RED_ZONE_BYTE 0xA5
@@ -36,6 +37,7 @@ struct tn_block {
 
     size_t requested;
     tn_owner owner;
+    const tn_tensor_form *form; /* what it was made for; NULL: not noted */
     tn_block_use *uses;
     tn_block *next_pending;
 };
@@ -77,6 +79,7 @@ typedef struct tn_event_record {
     uint64_t address;
     int64_t allocated, requested;
     const char *op, *label;
+    const tn_tensor_form *form;
     int32_t stream;
     uint8_t kind, category, pass;
 } tn_event_record;
@@ -102,6 +105,8 @@ struct tn_allocator {
     tn_event_record *events; /* NULL: history is off */
     void *events_memory;
     uint64_t event_capacity, event_at, n_events; /* n_events counts lost ones too */
+    tn_form_book forms;
+    const tn_tensor_form *next_form; /* of the tensor that the next block is for */
     uint64_t opened_ticks, opened_ns;
 
     tn_status error_status;
@@ -159,9 +164,15 @@ static inline void tn_record_block_event(tn_allocator *allocator, tn_event_kind 
                                         .requested = (int64_t)block->requested,
                                         .op = block->owner.op,
                                         .label = block->owner.label,
+                                        .form = block->form,
                                         .stream = block->segment->arena->stream,
                                         .category = block->category,
                                         .pass = (uint8_t)block->owner.pass });
+}
+
+/* Says what tensor the next block is for. */
+static inline void tn_allocator_next_form(tn_allocator *allocator, tn_dtype dtype, const tn_shape *shape, int64_t numel) {
+    if (allocator->events) allocator->next_form = tn_form_book_find(&allocator->forms, dtype, shape, numel);
 }
 
 /* Failures: each stores the text and the status. Those with a pointer return NULL. */

@@ -152,6 +152,7 @@ void tn_allocator_visit_blocks(const tn_allocator *allocator, void (*visit)(void
                 .state = (tn_block_state)block->state,
                 .category = inactive ? TN_CATEGORY_TEMPORARY : (tn_category)block->category,
                 .owner = inactive ? (tn_owner){ "", "", TN_PASS_NONE } : block->owner,
+                .form = inactive ? NULL : block->form,
                 .stream = segment->arena->stream,
                 .small_pool = segment->small,
             };
@@ -203,6 +204,7 @@ int64_t tn_allocator_visit_history(const tn_allocator *allocator, void (*visit)(
             .kind = (tn_event_kind)record->kind,
             .category = (tn_category)record->category,
             .owner = { record->op, record->label, (tn_pass)record->pass },
+            .form = record->form,
             .stream = record->stream,
         };
         visit(user, &event);

@@ -23,15 +23,17 @@ static tn_device *open_dry_cpu(int threads, char *reason, size_t n_bytes) {
     return device;
 }
 
-static tn_device *open_device(const char *name, int threads, char *reason, size_t n_bytes) {
+static tn_device *open_device(const char *name, int threads, tn_status *status, char *reason, size_t n_bytes) {
+    *status = TN_ERR_HOST_MEMORY; /* all that the CPU and dry runs can lack */
     if (!name || strcmp(name, "auto") == 0) {
         tn_device *device = open_cuda_or_null(reason, n_bytes);
         return device ? device : tn_device_open_cpu(threads, reason, n_bytes);
     }
     if (strcmp(name, "cpu") == 0) return tn_device_open_cpu(threads, reason, n_bytes);
-    if (strcmp(name, "cuda") == 0) return open_cuda_or_null(reason, n_bytes);
     if (strcmp(name, "dry-run") == 0 || strcmp(name, "dry-run:cpu") == 0) return open_dry_cpu(threads, reason, n_bytes);
     if (strcmp(name, "dry-run:cuda") == 0) return tn_device_open_dry_run(TN_DEVICE_CUDA, reason, n_bytes);
+    *status = TN_ERR_DEVICE;
+    if (strcmp(name, "cuda") == 0) return open_cuda_or_null(reason, n_bytes);
     snprintf(reason, n_bytes, "no device is called '%s'; there are auto, cpu, cuda, dry-run, dry-run:cpu and dry-run:cuda", name);
     return NULL;
 }
@@ -77,7 +79,8 @@ tn_context *tn_open(const tn_options *options) {
     cx->anomaly = options->anomaly;
 
     char reason[512] = "";
-    cx->device = open_device(options->device, options->threads, reason, sizeof reason);
+    tn_status status;
+    cx->device = open_device(options->device, options->threads, &status, reason, sizeof reason);
     if (cx->device) {
         if (options->tf32 && !allow_tf32(cx->device)) goto no_memory;
         cx->allocator = open_allocator(cx->device, options);
@@ -90,7 +93,7 @@ tn_context *tn_open(const tn_options *options) {
     if (!cx->device) goto no_memory;
     cx->allocator = open_allocator(cx->device, options);
     if (!cx->allocator) goto no_memory;
-    tn_fail(cx, TN_ERR_DEVICE, "tn_open", "%s", reason);
+    tn_fail(cx, status, "tn_open", "%s", reason);
     return cx;
 
 no_memory:
@@ -203,14 +206,44 @@ void *tn_fail_device(tn_context *cx, tn_status status, const char *op, const cha
     return tn_fail_at(cx, status, op, file, line, "%s", said);
 }
 
+/* ---- one thread at a time ---- */
+
+/* An address that only this thread has. */
+static uintptr_t this_thread(void) {
+    static _Thread_local char place;
+    return (uintptr_t)&place;
+}
+
+bool tn_context_claim(tn_context *cx, const char *call) {
+    uintptr_t user = 0;
+    if (!__atomic_compare_exchange_n(&cx->user_thread, &user, this_thread(), false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) &&
+        user != this_thread()) {
+        __atomic_store_n(&cx->intruder, call, __ATOMIC_RELAXED);
+        return false;
+    }
+    cx->user_depth++;
+    return true;
+}
+
+/* The error is stored by the thread that may: the other one is not to touch the context. */
+void tn_context_yield(tn_context *cx) {
+    const char *intruder = __atomic_exchange_n(&cx->intruder, NULL, __ATOMIC_RELAXED);
+    if (intruder) tn_fail(cx, TN_ERR_ARGUMENT, intruder, "called while another thread uses the context: one thread at a time");
+    if (--cx->user_depth == 0) __atomic_store_n(&cx->user_thread, 0, __ATOMIC_RELEASE);
+}
+
 /* ---- scopes ---- */
 
 tn_scope *tn_scope_begin(tn_context *cx) {
-    if (!tn_ready(cx)) return NULL;
+    if (!tn_ready(cx) || !tn_enter(cx, "tn_scope_begin")) return NULL;
     tn_scope *scope = tn_host_pool_take(&cx->pool, sizeof *scope);
-    if (!scope) return tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_scope_begin", "the host has no memory left");
-    *scope = (tn_scope){ .cx = cx, .outer = cx->scope };
-    cx->scope = scope;
+    if (scope) {
+        *scope = (tn_scope){ .cx = cx, .outer = cx->scope };
+        cx->scope = scope;
+    } else {
+        tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_scope_begin", "the host has no memory left");
+    }
+    tn_leave(cx);
     return scope;
 }
 
@@ -256,8 +289,10 @@ static void free_retained(tn_context *cx) {
 void tn_scope_end(tn_scope *scope) {
     if (!scope) return;
     tn_context *cx = scope->cx;
+    if (!tn_enter(cx, "tn_scope_end")) return;
     while (cx->scope != scope) end_one_scope(cx->scope);
     end_one_scope(scope);
+    tn_leave(cx);
 }
 
 tn_tensor *tn_scope_keep(tn_scope *scope, tn_tensor *t) {
@@ -385,7 +420,7 @@ void tn_memory_set_limit(tn_context *cx, size_t bytes) {
 bool tn_memory_check(tn_context *cx) {
     if (!tn_ready(cx)) return false;
     if (tn_allocator_check(cx->allocator)) return true;
-    tn_fail(cx, TN_ERR_CORRUPTION, "tn_memory_check", "%s", tn_allocator_error(cx->allocator));
+    tn_fail(cx, tn_allocator_error_status(cx->allocator), "tn_memory_check", "%s", tn_allocator_error(cx->allocator));
     return false;
 }
 

@@ -9,7 +9,8 @@
  * until tn_clear_error every further call on that context, and every call given NULL, returns NULL and
  * changes nothing. Nothing in the library aborts, exits or prints.
  *
- * A context is used by one thread at a time; two contexts may be used by two threads at once. */
+ * A context is used by one thread at a time; two contexts may be used by two threads at once. A context opened with .debug refuses ops,
+ * backward passes and scopes that a second thread asks for while a first is in one: NULL there, and an error that names the call. */
 #ifndef TENON_CONTEXT_H
 #define TENON_CONTEXT_H
 
@@ -32,7 +33,7 @@ typedef struct tn_options {
     uint64_t seed;          /* of the context's random stream; 0 is a seed like any other */
     size_t memory_limit;    /* bytes the allocator may reserve; 0: no limit */
     int threads;            /* CPU threads; 0: all the process may use */
-    bool debug;             /* red zones and NaN poison around and in every allocation */
+    bool debug;             /* red zones and NaN poison around and in every allocation; a second thread at the same time is refused */
     bool anomaly;           /* stop at the first NaN or Inf and name the op and label that made it */
     int64_t history_events; /* size of the allocator's event ring; 0: the default (65536), negative: off */
     bool tf32;              /* f32 matrix products on CUDA may round their inputs to tf32 */

@@ -68,6 +68,9 @@ struct tn_context {
     tn_tensor *rng_place; /* added to rng.counter by those who can read it on the device; NULL: nothing is */
     struct tn_graph *recording;
     bool debug, anomaly;
+    uintptr_t user_thread; /* debug: the thread that is in a call; 0: none */
+    int user_depth;        /* how many calls within each other */
+    const char *intruder;  /* a call another thread wanted meanwhile */
 
     /* Under whose name allocations are made just now. */
     const char *op;
@@ -84,6 +87,14 @@ struct tn_context {
 
 /* Fails quietly into NULL: no tensor, another context's error, or an error standing. */
 static inline bool tn_ready(const tn_context *cx) { return cx != NULL && cx->status == TN_OK; }
+
+/* Around what only one thread may do at a time, checked in debug mode. False: another thread is in the context; there is nothing to leave. */
+bool tn_context_claim(tn_context *cx, const char *call);
+void tn_context_yield(tn_context *cx);
+static inline bool tn_enter(tn_context *cx, const char *call) { return !cx->debug || tn_context_claim(cx, call); }
+static inline void tn_leave(tn_context *cx) {
+    if (cx->debug) tn_context_yield(cx);
+}
 
 /* `close(user)` runs when the context closes, before its tensors go, the last one asked for first. False without host memory. */
 bool tn_context_on_close(tn_context *cx, void (*close)(void *user), void *user);

@@ -14,11 +14,10 @@ void *tn_host_realloc(void *memory, size_t bytes); /* memory stays valid on fail
 void tn_host_free(void *memory);
 char *tn_host_strdup(const char *text);
 
-/* Test hook: the n-th allocation from now (1 = next) fails, and all after it too if `for_ever`. n = 0: off.
- * Exported for the tests, not part of the interface. */
-TN_API void tn_host_fail_after(int64_t n, bool for_ever);
+/* Test hook: the n-th allocation from now (1 = next) fails, and all after it too if `for_ever`. n = 0: off. */
+void tn_host_fail_after(int64_t n, bool for_ever);
 /* Blocks handed out and not yet freed, process-wide. */
-TN_API int64_t tn_host_live_blocks(void);
+int64_t tn_host_live_blocks(void);
 
 /* Small objects of few sizes, recycled within one context: tensors, storages, tape nodes.
  * Under AddressSanitizer nothing is recycled, so that use after free is seen. */

@@ -30,6 +30,14 @@ typedef struct tn_owner {
     tn_pass pass;
 } tn_owner;
 
+/* What a block was first made for. */
+typedef struct tn_tensor_form {
+    tn_dtype dtype;
+    tn_shape shape;
+} tn_tensor_form;
+/* As text, "f32 [32,64]"; "" for NULL. Returns buffer. */
+TN_API const char *tn_tensor_form_text(const tn_tensor_form *form, char *buffer, size_t n_bytes);
+
 typedef struct tn_stat {
     int64_t current, peak, total_in, total_out; /* total_in - total_out = current, until totals are reset */
 } tn_stat;
@@ -66,6 +74,7 @@ typedef struct tn_block_info {
     tn_block_state state;
     tn_category category;
     tn_owner owner;
+    const tn_tensor_form *form; /* as long as the context; NULL: no tensor's, or the history is off */
     int stream;
     bool small_pool;
 } tn_block_info;
@@ -90,6 +99,7 @@ typedef struct tn_memory_event {
     tn_event_kind kind;
     tn_category category;
     tn_owner owner;
+    const tn_tensor_form *form; /* as long as the context; NULL: of no tensor */
     int stream;
 } tn_memory_event;
 

@@ -11,22 +11,33 @@
 /* The viewer takes numbers beyond 2^53 for their neighbours. Addresses keep their order and distances. */
 static uint64_t shown_address(uint64_t address) { return address & ((UINT64_C(1) << 52) - 1); }
 
+/* A dtype and shape as text. */
+typedef struct form_buffer {
+    char text[192];
+} form_buffer;
+
 /* ---- PyTorch's snapshot ---- */
 
-/* An owner as a stack of calls, innermost first: the op, then the labels around it. */
-static void write_frames(tn_text_writer *w, const tn_owner *owner) {
+static const char *form_text(const tn_tensor_form *form, form_buffer *buffer) {
+    return tn_tensor_form_text(form, buffer->text, sizeof buffer->text);
+}
+
+static void write_frame(tn_text_writer *w, const char *between, const char *filename, const char *name) {
+    tn_text(w, "%s{\"filename\":", between);
+    tn_text_json(w, filename);
+    tn_text(w, ",\"line\":0,\"name\":");
+    tn_text_json(w, name);
+    tn_text(w, "}");
+}
+
+/* An owner as a stack of calls, innermost first: the tensor, the op that made it, the labels around it. */
+static void write_frames(tn_text_writer *w, const tn_owner *owner, const tn_tensor_form *form) {
+    form_buffer text;
     tn_text(w, "\"frames\":[");
     if (owner->op && *owner->op) {
-        tn_text(w, "{\"filename\":");
-        tn_text_json(w, tn_pass_name(owner->pass));
-        tn_text(w, ",\"line\":0,\"name\":");
-        tn_text_json(w, owner->op);
-        tn_text(w, "}");
-        if (owner->label && *owner->label) {
-            tn_text(w, ",{\"filename\":\"label\",\"line\":0,\"name\":");
-            tn_text_json(w, owner->label);
-            tn_text(w, "}");
-        }
+        if (form) write_frame(w, "", "tensor", form_text(form, &text));
+        write_frame(w, form ? "," : "", tn_pass_name(owner->pass), owner->op);
+        if (owner->label && *owner->label) write_frame(w, ",", "label", owner->label);
     }
     tn_text(w, "]");
 }
@@ -49,7 +60,7 @@ static void write_block(tn_text_writer *w, const tn_block_info *block) {
     static const char *const states[] = { "active_allocated", "active_pending_free", "inactive" };
     tn_text(w, "{\"address\":%" PRIu64 ",\"size\":%" PRId64 ",\"requested_size\":%" PRId64 ",\"state\":\"%s\",",
             shown_address(block->address), block->allocated_bytes, block->requested_bytes, states[block->state]);
-    write_frames(w, &block->owner);
+    write_frames(w, &block->owner, block->form);
     tn_text(w, "}");
 }
 
@@ -84,9 +95,48 @@ static void snapshot_block(void *user, const tn_block_info *block) {
 
 typedef struct snapshot_events {
     tn_text_writer *w;
+    const uint8_t *category; /* of each event */
     uint64_t time_ns;
-    int64_t n;
+    int64_t at, n;
 } snapshot_events;
+
+/* The viewer colours a block by the category it was allocated in, but tensors become what they are later: saved, or a gradient. So each
+ * event gets the first category of its block's life that says more than temporary. */
+typedef struct block_life {
+    int64_t allocated_by; /* event; -1: before the first */
+    uint8_t category;
+} block_life;
+
+static void find_categories(const tn_memory_timeline *t, uint8_t *category, block_life *until) {
+    for (int64_t i = 0; i < t->n_lives; i++) {
+        const tn_memory_life *life = &t->lives[i];
+        block_life whole = { life->begin_event, (uint8_t)life->category };
+        if (!life->first) {
+            whole = until[life->begin_event];
+            if (whole.category == TN_CATEGORY_TEMPORARY) whole.category = (uint8_t)life->category;
+        }
+        if (whole.allocated_by >= 0) category[whole.allocated_by] = whole.category;
+        if (life->end_event >= t->n_events) continue;
+        until[life->end_event] = whole;
+        category[life->end_event] = whole.category;
+    }
+}
+
+/* One for each event; NULL without host memory. */
+static uint8_t *categories_of_events(tn_context *cx) {
+    tn_memory_timeline *t = tn_memory_timeline_new(cx);
+    if (!t) return NULL;
+    uint8_t *category = tn_host_calloc((size_t)t->n_events + 1);
+    block_life *until = tn_host_calloc(((size_t)t->n_events + 1) * sizeof *until);
+    if (category && until) find_categories(t, category, until);
+    else tn_fail(cx, TN_ERR_HOST_MEMORY, "tn_memory_write_snapshot", "the host has no memory left");
+    bool fine = category && until;
+    tn_host_free(until);
+    tn_memory_timeline_free(t);
+    if (fine) return category;
+    tn_host_free(category);
+    return NULL;
+}
 
 /* What the viewer has no word for, a change of category, is left out. */
 static const char *action_of(tn_event_kind kind) {
@@ -104,21 +154,24 @@ static const char *action_of(tn_event_kind kind) {
 static void snapshot_event(void *user, const tn_memory_event *event) {
     snapshot_events *s = user;
     const char *action = action_of(event->kind);
+    tn_category category = (tn_category)s->category[s->at++];
     s->time_ns = event->time_ns;
     if (!action) return;
     tn_text(s->w, "%s{\"action\":\"%s\",\"%s\":%" PRIu64 ",\"size\":%" PRId64 ",\"stream\":%d,\"time_us\":%" PRIu64 ",\"category\":",
             s->n++ ? ",\n" : "", action, event->kind == TN_EVENT_OUT_OF_MEMORY ? "device_free" : "addr", shown_address(event->address),
             event->allocated_bytes, event->stream, event->time_ns / 1000);
-    tn_text_json(s->w, event->category == TN_CATEGORY_TEMPORARY ? "unknown" : tn_category_name(event->category));
+    tn_text_json(s->w, tn_category_name(category));
     tn_text(s->w, ",");
-    write_frames(s->w, &event->owner);
+    write_frames(s->w, &event->owner, event->form);
     tn_text(s->w, "}");
 }
 
 /* The viewer wants at least one event of the category "unknown": the last says that the snapshot was taken. */
-static void write_snapshot(tn_context *cx, tn_text_writer *w) {
+static bool write_snapshot(tn_context *cx, tn_text_writer *w) {
+    uint8_t *category = categories_of_events(cx);
+    if (!category) return false;
     snapshot_blocks blocks = { .w = w, .cx = cx };
-    snapshot_events events = { .w = w };
+    snapshot_events events = { .w = w, .category = category };
     tn_text(w, "{\"segments\":[\n");
     tn_memory_visit_blocks(cx, snapshot_block, &blocks);
     tn_text(w, "%s],\n\"device_traces\":[[\n", blocks.any ? "]}\n" : "");
@@ -128,12 +181,14 @@ static void write_snapshot(tn_context *cx, tn_text_writer *w) {
             ",\"category\":\"unknown\",\"frames\":[]}\n]],\n",
             events.n ? ",\n" : "", events.time_ns / 1000);
     tn_text(w, "\"allocator_settings\":{\"PYTORCH_CUDA_ALLOC_CONF\":\"\"},\"external_annotations\":[]}\n");
+    tn_host_free(category);
+    return true;
 }
 
 bool tn_memory_write_snapshot(tn_context *cx, const char *path) {
     tn_text_writer *w = tn_text_open(cx, "tn_memory_write_snapshot", path);
     if (!w) return false;
-    if (w->well) write_snapshot(cx, w);
+    if (w->well && !write_snapshot(cx, w)) w->well = false;
     return tn_text_close(w);
 }
 
@@ -154,6 +209,7 @@ static void write_counter(tn_text_writer *w, uint64_t time_ns, const int64_t sum
 /* A slice for every life, on the track of its category: nested or not, async slices may overlap. */
 static void write_life(tn_text_writer *w, const tn_memory_life *life, int64_t id, uint64_t end_ns) {
     const char *category = tn_category_name(life->category);
+    form_buffer form;
     double ts = (double)life->begin_ns / 1000, end = (double)(life->end_ns == UINT64_MAX ? end_ns : life->end_ns) / 1000;
     for (int end_of = 0; end_of < 2; end_of++) {
         tn_text(w, ",\n{\"ph\":\"%c\",\"pid\":1,\"tid\":0,\"cat\":\"%s\",\"id\":%" PRId64 ",\"ts\":%.3f,\"name\":", end_of ? 'e' : 'b',
@@ -163,6 +219,8 @@ static void write_life(tn_text_writer *w, const tn_memory_life *life, int64_t id
             tn_text(w, ",\"args\":{\"bytes\":%" PRId64 ",\"requested\":%" PRId64 ",\"pass\":\"%s\",\"label\":", life->allocated_bytes,
                     life->requested_bytes, tn_pass_name(life->owner.pass));
             tn_text_json(w, life->owner.label);
+            tn_text(w, ",\"tensor\":");
+            tn_text_json(w, form_text(life->form, &form));
             tn_text(w, "}");
         }
         tn_text(w, "}");
@@ -202,7 +260,7 @@ bool tn_memory_write_trace(tn_context *cx, const char *path) {
     tn_text_writer *w = tn_text_open(cx, "tn_memory_write_trace", path);
     if (!w) return false;
     tn_memory_timeline *timeline = w->well ? tn_memory_timeline_new(cx) : NULL;
-    w->well = timeline && write_trace(w, cx, timeline);
+    if (!timeline || !write_trace(w, cx, timeline)) w->well = false;
     tn_memory_timeline_free(timeline);
     return tn_text_close(w);
 }
@@ -213,11 +271,14 @@ static void csv_event(void *user, const tn_memory_event *event) {
     static const char *const kinds[] = { "alloc",        "free_requested", "free_completed", "segment_alloc",
                                          "segment_free", "retag",          "out_of_memory" };
     tn_text_writer *w = user;
+    form_buffer form;
     tn_text(w, "%" PRIu64 ",%s,0x%" PRIx64 ",%" PRId64 ",%" PRId64 ",%s,%s,", event->time_ns, kinds[event->kind], event->address,
             event->allocated_bytes, event->requested_bytes, tn_category_name(event->category), tn_pass_name(event->owner.pass));
     tn_text_csv(w, event->owner.op);
     tn_text(w, ",");
     tn_text_csv(w, event->owner.label);
+    tn_text(w, ",");
+    tn_text_csv(w, form_text(event->form, &form));
     tn_text(w, ",%d\n", event->stream);
 }
 
@@ -225,7 +286,7 @@ bool tn_memory_write_csv(tn_context *cx, const char *path) {
     tn_text_writer *w = tn_text_open(cx, "tn_memory_write_csv", path);
     if (!w) return false;
     if (w->well) {
-        tn_text(w, "time_ns,event,address,allocated_bytes,requested_bytes,category,pass,op,label,stream\n");
+        tn_text(w, "time_ns,event,address,allocated_bytes,requested_bytes,category,pass,op,label,tensor,stream\n");
         tn_memory_visit_history(cx, csv_event, w);
     }
     return tn_text_close(w);

@@ -29,7 +29,8 @@ typedef struct tn_memory_life {
     int64_t begin_event, end_event; /* in the order of events: -1 where it began before, the number of events where it lives on */
     tn_category category;
     tn_owner owner;
-    bool first; /* is it the block's first stretch? */
+    const tn_tensor_form *form; /* the tensor it was made for; NULL: none */
+    bool first;                 /* is it the block's first stretch? */
 } tn_memory_life;
 
 typedef struct tn_memory_timeline {

@@ -41,6 +41,7 @@ static tn_memory_life *add_life(builder *b, address_slot *slot, const tn_memory_
                               .end_event = INT64_MAX,
                               .category = category,
                               .owner = event->owner,
+                              .form = event->form,
                               .first = true };
     return life;
 }
@@ -90,7 +91,8 @@ static void take_block(void *user, const tn_block_info *block) {
             &(tn_memory_event){ .address = block->address,
                                 .allocated_bytes = block->allocated_bytes,
                                 .requested_bytes = block->requested_bytes,
-                                .owner = block->owner },
+                                .owner = block->owner,
+                                .form = block->form },
             block->category);
 }
 

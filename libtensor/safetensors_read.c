@@ -49,9 +49,10 @@ static bool parse_header(tn_file *file) {
     json_error_t error;
     file->header = json_loadb(text, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (!file->header) {
-        bool no_memory = json_error_code(&error) == json_error_out_of_memory;
+        /* Where jansson can't even begin it says nothing. */
+        bool no_memory = json_error_code(&error) == json_error_out_of_memory || !error.text[0];
         return FAIL(file, no_memory ? TN_ERR_HOST_MEMORY : TN_ERR_FORMAT, "%s: header is not valid JSON: %s (byte %d)", file->path,
-                    tn_show(error.text).text, error.position);
+                    no_memory ? "the host has no memory left" : tn_show(error.text).text, error.position);
     }
     file->data = file->map.bytes + TN_HEADER_LENGTH_BYTES + length;
     file->data_bytes = rest - length;

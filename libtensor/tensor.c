@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "allocator_internal.h"
 #include "bf16.h"
 #include "context_internal.h"
 #include "graph.h"
@@ -102,11 +103,12 @@ static tn_owner owner_now(const tn_context *cx, const char *otherwise) {
     return (tn_owner){ cx->op ? cx->op : otherwise, tn_label_path(cx->label), cx->pass };
 }
 
-static tn_storage *new_storage(tn_context *cx, size_t bytes) {
+static tn_storage *new_storage(tn_context *cx, tn_dtype dtype, const tn_shape *shape, int64_t numel) {
     tn_storage *storage = tn_host_pool_take(&cx->pool, sizeof *storage);
     if (!storage) return tn_fail(cx, TN_ERR_HOST_MEMORY, cx->op ? cx->op : "tensor", "the host has no memory left");
     tn_owner owner = owner_now(cx, "tensor");
-    storage->block = tn_allocator_take(cx->allocator, bytes, cx->stream, cx->category, &owner);
+    tn_allocator_next_form(cx->allocator, dtype, shape, numel);
+    storage->block = tn_allocator_take(cx->allocator, (size_t)numel * dtypes[dtype].size, cx->stream, cx->category, &owner);
     if (!storage->block) {
         tn_host_pool_give(&cx->pool, storage, sizeof *storage);
         return tn_fail(cx, tn_allocator_error_status(cx->allocator), owner.op, "%s", tn_allocator_error(cx->allocator));
@@ -154,7 +156,7 @@ tn_tensor *tn_tensor_new(tn_context *cx, tn_dtype dtype, const tn_shape *shape, 
         return tn_fail(cx, TN_ERR_SHAPE, call, "shape %s (%d axes): wanted 0 to %d axes, no size below 0 and fewer than 2^59 elements",
                        text, shape->axes, TN_MAX_AXES);
     }
-    tn_storage *storage = new_storage(cx, (size_t)numel * dtypes[dtype].size);
+    tn_storage *storage = new_storage(cx, dtype, shape, numel);
     if (!storage) return NULL;
     tn_impl *t = new_impl(cx, storage, loose);
     if (!t) return NULL;

@@ -148,7 +148,10 @@ bool tn_op_set_attrs_json(const tn_op_def *op, void *args, const char *json, cha
     json_error_t error;
     json_t *object = json_loads(json && *json ? json : "{}", JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(object)) {
-        snprintf(reason, n_bytes, "the attributes are not a JSON object: %s", object ? "another kind of value" : error.text);
+        snprintf(reason, n_bytes, "the attributes are not a JSON object: %s",
+                 object          ? "another kind of value"
+                 : error.text[0] ? error.text
+                                 : "the host has no memory left");
         json_decref(object);
         return false;
     }

@@ -1,6 +1,7 @@
 #include "op_comparisons.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "harness.h"
 #include "libtensor/memory.h"
@@ -8,6 +9,22 @@
 /* ---- numbers ---- */
 
 static double accuracy_of(tn_dtype dtype) { return dtype == TN_F64 ? 1e-9 : dtype == TN_F32 ? 3e-5 : 2.5e-2; }
+
+static void note_error(FILE *file, const run_how *how, const char *kind, const run_values *expected, const run_values *actual) {
+    if (!actual->present || actual->dtype != how->dtype || !expected->present || expected->n != actual->n) return;
+    fprintf(file, "%s %s %s %.3e\n", how->op->name, tn_dtype_name(how->dtype), kind,
+            tn_test_relative_l2(expected->v, actual->v, actual->n));
+}
+
+/* Lines "op dtype out|grad error" are added to the file named by TENON_TEST_ACCURACY, for docs/accuracy.py. */
+static void note_errors(const run_how *how, const run_results *expected, const run_results *actual) {
+    const char *path = getenv("TENON_TEST_ACCURACY");
+    FILE *file = path && *path ? fopen(path, "a") : NULL;
+    if (!file) return;
+    for (int i = 0; i < TN_OP_MAX_OUTPUTS; i++) note_error(file, how, "out", &expected->out[i], &actual->out[i]);
+    for (int i = 0; i < TN_OP_MAX_INPUTS; i++) note_error(file, how, "grad", &expected->grad[i], &actual->grad[i]);
+    fclose(file);
+}
 
 /* Against f64 computed from the same inputs, on the CPU; each output's gradient alone too, where there are several. */
 void tn_compare_with_f64(run_how *how) {
@@ -18,6 +35,7 @@ void tn_compare_with_f64(run_how *how) {
         wide.device = "cpu";
         wide.mute_outputs = how->mute_outputs = n_out > 1 && alone >= 0 ? ~(1u << alone) : 0;
         run_results expected = tn_run(&wide), actual = tn_run(how);
+        note_errors(how, &expected, &actual);
         tn_run_compare(how, &expected, &actual, accuracy_of(how->dtype), "against f64");
         tn_run_free(&expected);
         tn_run_free(&actual);

@@ -374,13 +374,14 @@ static void test_lao_refuses_causal(void **unused) {
 
 /* ---- causal, in the data's own precision: lengths about a chunk, any chunk, decay from none to e^-20 a token ---- */
 
-typedef enum decay_fill { DECAY_NONE, DECAY_MILD, DECAY_STRONG, DECAY_MIXED, DECAY_ZERO } decay_fill;
+typedef enum decay_fill { DECAY_NONE, DECAY_MILD, DECAY_STRONG, DECAY_MIXED, DECAY_ZERO, DECAY_CONSTANT } decay_fill;
 
-/* Logarithms [b,n,h] in f64: 0, down to -20, or runs of 0 with a few -20 between. */
+/* Logarithms in f64, [b,n,h]: 0, down to -20, or runs of 0 with a few -20 between; or [h]. */
 static tn_tensor *decays(tn_context *cx, decay_fill fill, int64_t n) {
     tn_shape shape = TN_SHAPE(1, n, 2);
     if (fill == DECAY_NONE) return NULL;
     if (fill == DECAY_ZERO) return tn_zeros(cx, TN_F64, shape);
+    if (fill == DECAY_CONSTANT) return tn_rand(cx, TN_F64, TN_SHAPE(2), -0.2, -0.02);
     if (fill == DECAY_MILD) return tn_rand(cx, TN_F64, shape, -0.1, 0);
     if (fill == DECAY_STRONG) return tn_rand(cx, TN_F64, shape, -20, -10);
     tn_tensor *choice = tn_rand(cx, TN_F64, shape, 0, 1);
@@ -425,32 +426,33 @@ static void run_causal(const causal_case *w, tn_dtype dtype, int64_t chunk, doub
     }
 }
 
-/* Both precisions against f64; several chunks where asked. */
-static void check_causal(int64_t n, int64_t d, decay_fill fill, bool gate, const int64_t *chunks, int n_chunks) {
+/* Against f64; several chunks where asked. */
+static void check_causal_in(tn_dtype dtype, int64_t n, int64_t d, decay_fill fill, bool gate, const int64_t *chunks, int n_chunks) {
     static const char *const what[RESULTS] = { "o", "state_out", "dq", "dk", "dv", "dg", "dtheta", "dlog_decay", "dstate" };
-    const tn_dtype dtypes[] = { TN_F32, TN_BF16 };
-    for (int i = 0; i < 2; i++) {
-        tn_context *cx = open_context();
-        tn_scope *scope = tn_scope_begin(cx);
-        causal_case w = make_causal(cx, dtypes[i], n, d, fill, gate);
-        double *expected[RESULTS], *got[RESULTS];
-        int64_t numel[RESULTS];
-        run_causal(&w, TN_F64, 0, expected, numel);
-        for (int c = 0; c < n_chunks; c++) {
-            run_causal(&w, dtypes[i], chunks[c], got, numel);
-            for (int r = 0; r < RESULTS; r++) {
-                if (!got[r]) continue;
-                tn_test_note("%s, n %lld, d %lld, decay %d, gate %d, chunk %lld: %s", tn_dtype_name(dtypes[i]), (long long)n, (long long)d,
-                             (int)fill, gate, (long long)chunks[c], what[r]);
-                for (int64_t j = 0; j < numel[r]; j++) TN_TEST_WANT(isfinite(got[r][j]), "number %lld is %g", (long long)j, got[r][j]);
-                tn_test_close(expected[r], got[r], numel[r], dtypes[i] == TN_F32 ? 3e-5 : 2.5e-2, what[r]);
-                free(got[r]);
-            }
+    tn_context *cx = open_context();
+    tn_scope *scope = tn_scope_begin(cx);
+    causal_case w = make_causal(cx, dtype, n, d, fill, gate);
+    double *expected[RESULTS], *got[RESULTS];
+    int64_t numel[RESULTS];
+    run_causal(&w, TN_F64, 0, expected, numel);
+    for (int c = 0; c < n_chunks; c++) {
+        run_causal(&w, dtype, chunks[c], got, numel);
+        for (int r = 0; r < RESULTS; r++) {
+            if (!got[r]) continue;
+            tn_test_note("%s, n %lld, d %lld, decay %d, gate %d, chunk %lld: %s", tn_dtype_name(dtype), (long long)n, (long long)d,
+                         (int)fill, gate, (long long)chunks[c], what[r]);
+            for (int64_t j = 0; j < numel[r]; j++) TN_TEST_WANT(isfinite(got[r][j]), "number %lld is %g", (long long)j, got[r][j]);
+            tn_test_close(expected[r], got[r], numel[r], dtype == TN_F32 ? 3e-5 : 2.5e-2, what[r]);
+            free(got[r]);
         }
-        for (int r = 0; r < RESULTS; r++) free(expected[r]);
-        tn_scope_end(scope);
-        tn_close(cx);
     }
+    for (int r = 0; r < RESULTS; r++) free(expected[r]);
+    tn_scope_end(scope);
+    tn_close(cx);
+}
+static void check_causal(int64_t n, int64_t d, decay_fill fill, bool gate, const int64_t *chunks, int n_chunks) {
+    check_causal_in(TN_F32, n, d, fill, gate, chunks, n_chunks);
+    check_causal_in(TN_BF16, n, d, fill, gate, chunks, n_chunks);
 }
 
 static const int64_t own_chunk[] = { 0 };
@@ -471,6 +473,13 @@ static void test_any_decay(void **unused) {
         check_causal(200, 128, (decay_fill)fill, false, own_chunk, 1);
         check_causal(200, 32, (decay_fill)fill, true, own_chunk, 1);
     }
+}
+
+/* The gradient of a decay [h] adds up what cancels over all tokens, and bf16 products must not drown it. */
+static void test_constant_decay_of_many_tokens(void **unused) {
+    (void)unused;
+    check_causal(150, 128, DECAY_CONSTANT, false, own_chunk, 1);
+    check_causal_in(TN_BF16, 2200, 128, DECAY_CONSTANT, false, own_chunk, 1);
 }
 
 static void test_any_chunk_in_every_precision(void **unused) {
@@ -512,6 +521,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_lao_refuses_causal),
         cmocka_unit_test(test_lengths_about_a_chunk),
         cmocka_unit_test(test_any_decay),
+        cmocka_unit_test(test_constant_decay_of_many_tokens),
         cmocka_unit_test(test_any_chunk_in_every_precision),
         cmocka_unit_test(test_nothing_kept_by_chunk),
     };

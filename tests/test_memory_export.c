@@ -6,13 +6,18 @@
 #include <unistd.h>
 
 #include "harness.h"
+#include "libtensor/allocator_internal.h"
+#include "libtensor/context_internal.h"
 #include "ops/tenon.h"
+
+#ifdef TN_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 static char path[] = "/tmp/tenon-memory-XXXXXX";
 
 /* A few steps of something with parameters, saved tensors and labels that want quoting. */
-static tn_context *run_something(int64_t history_events) {
-    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 1, .history_events = history_events });
+static void run_steps(tn_context *cx) {
     tn_tensor *w = tn_fill_xavier_normal(tn_parameter(cx, TN_F32, TN_SHAPE(64, 64)), 1);
     for (int step = 0; step < 3; step++) {
         tn_scope *scope = tn_scope_begin(cx);
@@ -24,6 +29,11 @@ static tn_context *run_something(int64_t history_events) {
         if (step < 2) tn_scope_end(scope);
     }
     tn_test_ok(cx);
+}
+
+static tn_context *run_something(int64_t history_events) {
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 1, .history_events = history_events });
+    run_steps(cx);
     return cx;
 }
 
@@ -63,6 +73,183 @@ static void test_timeline(void **unused) {
         TN_TEST_WANT(by_category[c] == stats.category[c].current, "%s: %lld bytes, and %lld are counted", tn_category_name((tn_category)c),
                      (long long)by_category[c], (long long)stats.category[c].current);
     tn_memory_timeline_free(t);
+    tn_close(cx);
+}
+
+/* ---- the allocator's own figures, event by event ---- */
+
+/* In debug mode the allocator has the device fill each block that comes or goes, between two events: there its figures are taken. */
+typedef struct reading {
+    int64_t n_events, allocated, requested, by_category[TN_CATEGORY_COUNT];
+} reading;
+
+static struct {
+    tn_device_interface interface;
+    tn_status (*fill_bytes)(tn_device *device, void *to, unsigned char byte, size_t bytes, tn_stream stream);
+    const tn_context *cx;
+    reading *reading;
+    int64_t n, capacity;
+} watch;
+
+static tn_status fill_and_read(tn_device *device, void *to, unsigned char byte, size_t bytes, tn_stream stream) {
+    tn_memory_stats stats;
+    tn_memory_stats_get(watch.cx, &stats);
+    if (watch.n < watch.capacity) {
+        reading *r = &watch.reading[watch.n++];
+        *r = (reading){ (int64_t)watch.cx->allocator->n_events, stats.all.allocated.current, stats.all.requested.current, { 0 } };
+        for (int c = 0; c < TN_CATEGORY_COUNT; c++) r->by_category[c] = stats.category[c].current;
+    }
+    return watch.fill_bytes(device, to, byte, bytes, stream);
+}
+
+static void watch_fills(tn_context *cx, reading *readings, int64_t capacity) {
+    watch.interface = *cx->device->interface;
+    watch.fill_bytes = watch.interface.fill_bytes;
+    watch.interface.fill_bytes = fill_and_read;
+    watch.cx = cx;
+    watch.reading = readings;
+    watch.capacity = capacity;
+    watch.n = 0;
+    cx->device->interface = &watch.interface;
+}
+
+static void compare_reading(const tn_memory_timeline *t, const reading *r) {
+    int64_t by_category[TN_CATEGORY_COUNT] = { 0 }, all = 0, counted = 0, requested = 0;
+    for (int64_t i = 0; i < t->n_lives; i++) {
+        if (!tn_memory_lives_at(&t->lives[i], r->n_events - 1)) continue;
+        by_category[t->lives[i].category] += t->lives[i].allocated_bytes;
+        requested += t->lives[i].requested_bytes;
+    }
+    for (int c = 0; c < TN_CATEGORY_COUNT; c++) {
+        all += by_category[c];
+        counted += r->by_category[c];
+        TN_TEST_WANT(by_category[c] == r->by_category[c], "behind event %lld the history has %lld bytes %s, and the allocator counts %lld",
+                     (long long)r->n_events, (long long)by_category[c], tn_category_name((tn_category)c), (long long)r->by_category[c]);
+    }
+    TN_TEST_WANT(all == r->allocated && counted == r->allocated && requested == r->requested,
+                 "behind event %lld categories add up to %lld and %lld bytes, and %lld are allocated", (long long)r->n_events,
+                 (long long)all, (long long)counted, (long long)r->allocated);
+}
+
+static void test_every_event(void **unused) {
+    (void)unused;
+    static reading readings[4096];
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 1, .debug = true });
+    const tn_device_interface *own = cx->device->interface;
+    watch_fills(cx, readings, 4096);
+    run_steps(cx);
+    cx->device->interface = own;
+    tn_memory_timeline *t = tn_memory_timeline_new(cx);
+    tn_test_ok(cx);
+    int64_t last = 0, longest = 0;
+    for (int64_t i = 0; i < watch.n; i++) {
+        compare_reading(t, &readings[i]);
+        longest = readings[i].n_events - last > longest ? readings[i].n_events - last : longest;
+        last = readings[i].n_events;
+    }
+    TN_TEST_WANT(watch.n > t->n_events / 2 && watch.n < watch.capacity && longest < 8, "%lld readings for %lld events, %lld events unread",
+                 (long long)watch.n, (long long)t->n_events, (long long)longest);
+    tn_memory_timeline_free(t);
+    tn_close(cx);
+}
+
+/* ---- what the driver says ---- */
+
+#ifdef TN_WITH_CUDA
+/* The driver hands memory out in pages of 2 MiB, and in larger ones where much is asked for. */
+#define DRIVER_PAGE (INT64_C(2) << 20)
+
+static int64_t driver_used(tn_context *cx) {
+    size_t idle = 0, all = 0;
+    tn_synchronize(cx);
+    TN_TEST_WANT(cudaMemGetInfo(&idle, &all) == cudaSuccess, "the driver doesn't say what is free");
+    return (int64_t)(all - idle);
+}
+
+static void compare_with_driver(tn_context *cx, int64_t used_before, int64_t reserved_before) {
+    tn_memory_stats stats;
+    tn_memory_stats_get(cx, &stats);
+    int64_t reserved = stats.all.reserved.current - reserved_before, used = driver_used(cx) - used_before;
+    int64_t overhead = DRIVER_PAGE * (stats.all.n_segments.current + 1);
+    TN_TEST_WANT(reserved <= used + DRIVER_PAGE && used <= reserved + overhead,
+                 "%lld bytes are reserved, and the driver counts %lld; %lld apart would be well", (long long)reserved, (long long)used,
+                 (long long)overhead);
+}
+
+static void test_driver(void **unused) {
+    (void)unused;
+    if (strcmp(tn_test_device(), "cuda") != 0) skip();
+    tn_context *cx = tn_open(&(tn_options){ .device = "cuda", .seed = 1 });
+    run_steps(cx); /* loads the kernels, which take memory of their own */
+    tn_memory_stats stats;
+    tn_memory_stats_get(cx, &stats);
+    int64_t used = driver_used(cx), reserved = stats.all.reserved.current;
+    static const int64_t sizes[] = { 1000, 300000, 1500000, 9000000, 11000000, 33000001, 700000000 };
+    for (int i = 0; i < 7; i++)
+        for (int n = 0; n < 5; n++) {
+            tn_empty(cx, TN_U8, TN_SHAPE(sizes[i] + 4096 * n));
+            tn_test_ok(cx);
+            compare_with_driver(cx, used, reserved);
+        }
+    tn_close(cx);
+}
+#else
+static void test_driver(void **unused) {
+    (void)unused;
+    skip();
+}
+#endif
+
+/* ---- what blocks were made for ---- */
+
+static void want_form(const tn_memory_life *life, const char *wanted) {
+    char text[192];
+    TN_TEST_WANT(strcmp(tn_tensor_form_text(life->form, text, sizeof text), wanted) == 0, "a block is of '%s', wanted '%s'", text, wanted);
+}
+
+static void test_forms(void **unused) {
+    (void)unused;
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 1 });
+    const tn_tensor *made[] = { tn_empty(cx, TN_BF16, TN_SHAPE(3, 0, 5)), tn_empty(cx, TN_F64, TN_SCALAR),
+                                tn_empty(cx, TN_I64, TN_SHAPE(1, 2, 3, 4, 5, 6, 7, 8)), tn_empty(cx, TN_BF16, TN_SHAPE(3, 0, 5)) };
+    TN_TEST_WANT(made[0] && made[1] && made[2] && made[3], "%s", tn_error(cx));
+    tn_workspace_give(cx, tn_workspace_take(cx, 100));
+    tn_memory_timeline *t = tn_memory_timeline_new(cx);
+    TN_TEST_WANT(t->n_lives == 5 && t->lives[0].form == t->lives[3].form, "forms that are alike are one");
+    want_form(&t->lives[0], "bf16 [3,0,5]");
+    want_form(&t->lives[1], "f64 []");
+    want_form(&t->lives[2], "i64 [1,2,3,4,5,6,7,8]");
+    want_form(&t->lives[4], "");
+    tn_memory_timeline_free(t);
+    char small[6];
+    TN_TEST_WANT(strcmp(tn_tensor_form_text(&(tn_tensor_form){ TN_F32, TN_SHAPE(128, 64) }, small, sizeof small), "f32 [") == 0,
+                 "cut short");
+    TN_TEST_WANT(strcmp(tn_tensor_form_text(NULL, small, sizeof small), "") == 0, "no form");
+    tn_close(cx);
+}
+
+/* A program may go through any number of shapes: at some time new ones are no longer noted, and all else goes on. */
+static void test_many_forms(void **unused) {
+    (void)unused;
+    enum { MANY = 70000 };
+    tn_context *cx = tn_open(&(tn_options){ .device = "dry-run", .seed = 1, .history_events = 16 });
+    for (int i = 0; i < MANY; i++) {
+        tn_scope *scope = tn_scope_begin(cx);
+        tn_empty(cx, TN_U8, TN_SHAPE(i, 2));
+        tn_scope_end(scope);
+    }
+    tn_empty(cx, TN_U8, TN_SHAPE(MANY - 1, 2));
+    tn_empty(cx, TN_U8, TN_SHAPE(77, 2));
+    tn_test_ok(cx);
+    tn_memory_timeline *t = tn_memory_timeline_new(cx);
+    TN_TEST_WANT(cx->allocator->forms.n < MANY, "%llu forms are kept", (unsigned long long)cx->allocator->forms.n);
+    want_form(&t->lives[t->n_lives - 2], "");
+    want_form(&t->lives[t->n_lives - 1], "u8 [77,2]");
+    tn_memory_timeline_free(t);
+    tn_close(cx);
+    cx = tn_open(&(tn_options){ .device = tn_test_device(), .history_events = -1 });
+    tn_empty(cx, TN_U8, TN_SHAPE(5));
+    TN_TEST_WANT(cx->allocator->forms.n == 0 && !cx->allocator->events, "without a history nothing is noted");
     tn_close(cx);
 }
 
@@ -197,8 +384,10 @@ static void test_errors(void **unused) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_timeline), cmocka_unit_test(test_forgotten_events), cmocka_unit_test(test_snapshot),
-        cmocka_unit_test(test_trace),    cmocka_unit_test(test_csv_and_page),     cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_every_event), cmocka_unit_test(test_driver),     cmocka_unit_test(test_timeline),
+        cmocka_unit_test(test_forms),       cmocka_unit_test(test_many_forms), cmocka_unit_test(test_forgotten_events),
+        cmocka_unit_test(test_snapshot),    cmocka_unit_test(test_trace),      cmocka_unit_test(test_csv_and_page),
+        cmocka_unit_test(test_errors),
     };
     int descriptor = mkstemp(path);
     if (descriptor >= 0) close(descriptor);

@@ -1,8 +1,9 @@
-/* Blocks that run again in backward: the same gradients to the bit, less kept, the same random numbers, and errors that leave nothing behind. */
+/* Blocks that run again in backward, or whose activations are put aside until then: the same gradients to the bit, less kept, the same random numbers, and errors that leave nothing behind. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "harness.h"
+#include "libtensor/host_memory.h"
 #include "ops/tenon.h"
 
 enum { ROWS = 12, WIDTH = 16, LAYERS = 3 };
@@ -38,7 +39,7 @@ static tn_tensor *run_layer(void *user, tn_tensor *const *in, int n_in) {
     return tn_add(in[0], x);
 }
 
-typedef enum manner { WHOLE, EACH_LAYER, NESTED } manner;
+typedef enum manner { WHOLE, EACH_LAYER, NESTED, ASIDE } manner;
 
 static tn_tensor *run_from(model *m, int first, manner how, tn_tensor *x);
 
@@ -60,7 +61,9 @@ static tn_tensor *run_from(model *m, int first, manner how, tn_tensor *x) {
             behind[i] = (rest){ m, i };
             return tn_checkpoint(m->cx, run_rest, &behind[i], &x, 1);
         }
-        x = how == WHOLE ? run_layer(&m->layers[i], &x, 1) : tn_checkpoint(m->cx, run_layer, &m->layers[i], &x, 1);
+        layer *l = &m->layers[i];
+        if (how == ASIDE) x = tn_offload_block(m->cx, run_layer, l, &x, 1);
+        else x = how == WHOLE ? run_layer(l, &x, 1) : tn_checkpoint(m->cx, run_layer, l, &x, 1);
     }
     return x;
 }
@@ -122,6 +125,64 @@ static void test_same_gradients(void **unused) {
         compare(&whole, &each, "each layer");
         compare(&whole, &nested, "layers within a block");
         for (int i = 0; i < N_RESULTS; i++) free(whole.values[i]);
+    }
+}
+
+static int64_t saved_on_device(const model *m) {
+    tn_memory_stats stats;
+    tn_memory_stats_get(m->cx, &stats);
+    return stats.category[TN_CATEGORY_SAVED].current;
+}
+
+static void test_put_aside(void **unused) {
+    (void)unused;
+    int64_t bytes[2];
+    for (int wants = 0; wants < 2; wants++) {
+        result whole = run(WHOLE, wants), aside = run(ASIDE, wants);
+        TN_TEST_WANT(whole.saved == aside.saved, "%lld bytes are saved, wanted %lld", (long long)aside.saved, (long long)whole.saved);
+        compare(&whole, &aside, "put aside");
+        for (int i = 0; i < N_RESULTS; i++) free(whole.values[i]);
+    }
+    for (int aside = 0; aside < 2; aside++) {
+        model m = open_model();
+        tn_tensor *o = tn_sum(run_from(&m, 0, aside ? ASIDE : WHOLE, m.x));
+        bytes[aside] = saved_on_device(&m);
+        tn_saved_summary saved;
+        tn_saved_summary_get(m.cx, &saved);
+        TN_TEST_WANT(saved.pinned_extra_bytes >= 0, "%lld extra bytes", (long long)saved.pinned_extra_bytes);
+        tn_backward_with(o, TN_BACKWARD(.retain = true));
+        double *once = tn_test_doubles(tn_grad(m.x)), *twice;
+        tn_backward(o);
+        twice = tn_test_doubles(tn_grad(m.x));
+        for (int i = 0; i < ROWS * WIDTH; i++) once[i] *= 2;
+        tn_test_close(once, twice, ROWS * WIDTH, 1e-6, "twice");
+        free(once);
+        free(twice);
+        tn_test_ok(m.cx);
+        tn_close(m.cx);
+    }
+    TN_TEST_WANT(bytes[1] < bytes[0], "%lld bytes on the device, %lld otherwise", (long long)bytes[1], (long long)bytes[0]);
+}
+
+/* Without backward, and without host memory: nothing stays behind. */
+static void test_put_aside_and_dropped(void **unused) {
+    (void)unused;
+    int64_t before = tn_host_live_blocks();
+    bool done = false;
+    for (int64_t n = 0; !done; n++) {
+        model m = open_model();
+        tn_scope *scope = tn_scope_begin(m.cx);
+        if (n) tn_host_fail_after(n, true);
+        tn_tensor *o = run_from(&m, 0, ASIDE, m.x);
+        if (n % 2) tn_backward(tn_sum(o));
+        tn_host_fail_after(0, false);
+        done = n && !tn_failed(m.cx) && n % 2;
+        TN_TEST_WANT(n < 2000 && (!tn_failed(m.cx) || tn_error_status(m.cx) == TN_ERR_HOST_MEMORY), "%s", tn_error(m.cx));
+        tn_clear_error(m.cx);
+        tn_scope_end(scope);
+        TN_TEST_WANT(n || saved_on_device(&m) == 0, "%lld bytes are saved", (long long)saved_on_device(&m));
+        tn_close(m.cx);
+        TN_TEST_WANT(tn_host_live_blocks() == before, "%lld host blocks stay", (long long)(tn_host_live_blocks() - before));
     }
 }
 
@@ -187,6 +248,11 @@ static void test_errors(void **unused) {
     tn_test_error(m.cx, TN_ERR_GRAPH, "run again");
     TN_TEST_WANT(!tn_checkpoint(m.cx, NULL, NULL, &m.x, 1), "no block");
     tn_test_error(m.cx, TN_ERR_ARGUMENT, "function");
+    TN_TEST_WANT(!tn_offload_block(m.cx, NULL, NULL, &m.x, 1), "no block");
+    tn_test_error(m.cx, TN_ERR_ARGUMENT, "function");
+    first.runs = 0;
+    TN_TEST_WANT(!tn_offload_block(m.cx, run_moody, &first, &m.x, 1), "a block that fails");
+    tn_test_error(m.cx, TN_ERR_SHAPE, "matmul");
     tn_tensor *none = NULL;
     TN_TEST_WANT(!tn_checkpoint(m.cx, run_moody, &first, &none, 1) && !tn_failed(m.cx), "NULL in, NULL out");
     TN_TEST_WANT(tn_grad_enabled(m.cx), "the tape is on again");
@@ -195,10 +261,8 @@ static void test_errors(void **unused) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_gradients),
-        cmocka_unit_test(test_view),
-        cmocka_unit_test(test_backward_twice),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_same_gradients), cmocka_unit_test(test_put_aside),      cmocka_unit_test(test_put_aside_and_dropped),
+        cmocka_unit_test(test_view),           cmocka_unit_test(test_backward_twice), cmocka_unit_test(test_errors),
     };
     return tn_test_main("recompute", tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -1,6 +1,9 @@
 /* Every registered op on large inputs. Samples are small, so loops over whole vectors and over several threads hardly run in them. Here
  * one size of a sample grows wherever it occurs, as if sizes were names of axes; what check() then refuses is left out. */
 #include "harness.h"
+
+#include <string.h>
+
 #include "op_cases.h"
 #include "op_comparisons.h"
 
@@ -85,6 +88,24 @@ static void test_large_accuracy(void **state) {
     for_each_large_run(c->op, c->dtype, tn_compare_with_f64);
 }
 
+static void check_large_gradient(run_how *how) {
+    tn_gradcheck_result result;
+    tn_context *cx = tn_run_open(how);
+    if (tn_sample_has_gradcheck(cx, how->op, how->sample)) {
+        tn_gradcheck_options options = TN_GRADCHECK(.seed = TN_TEST_SEED, .full_limit = 1, .n_projections = 1);
+        TN_TEST_WANT(tn_sample_gradcheck(cx, how->op, how->sample, options, &result), "the check could not be made: %s", tn_error(cx));
+        TN_TEST_WANT(result.passed, "d output %d / d input %d: backward says %.12g, differences %.12g, %.3g of the tolerance",
+                     result.output, result.input, result.analytic, result.numeric, result.worst_share);
+    }
+    tn_close(cx);
+}
+
+/* f32 and bf16 are compared with f64 cut at the same places; this compares f64 with the function. */
+static void test_large_gradcheck(void **state) {
+    const op_case *c = *state;
+    for_each_large_run(c->op, TN_F64, check_large_gradient);
+}
+
 static void test_large_threads(void **state) {
     const op_case *c = *state;
     for_each_large_run(c->op, TN_F32, tn_compare_threads);
@@ -111,10 +132,18 @@ static void test_large_dry_run(void **state) {
     for_each_large_run(c->op, TN_BF16, tn_compare_with_dry_run);
 }
 
+/* Among so many numbers of few bits the largest is there twice. */
+static bool has_smooth_gradient(const tn_op_def *op) {
+    static const char *const others[] = { "max", "min", "topk" };
+    for (int i = 0; i < TN_COUNT(others); i++)
+        if (strcmp(op->name, others[i]) == 0) return false;
+    return tn_op_has_gradient(op);
+}
+
 static const op_kind kinds[] = {
     { "f32", test_large_accuracy, tn_any_op, TN_F32 },     { "bf16", test_large_accuracy, tn_any_op, TN_BF16 },
     { "threads", test_large_threads, tn_any_op, TN_F32 },  { "layouts", test_large_layouts, tn_any_op, TN_F32 },
-    { "dry-run", test_large_dry_run, tn_any_op, TN_BF16 },
+    { "dry-run", test_large_dry_run, tn_any_op, TN_BF16 }, { "gradcheck", test_large_gradcheck, has_smooth_gradient, TN_F64 },
 };
 
 int main(int argc, char **argv) { return tn_op_cases_main("test_registry_large", kinds, TN_COUNT(kinds), NULL, 0, argc, argv); }

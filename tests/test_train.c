@@ -10,8 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "examples/model_language.h"
-#include "examples/train_config.h"
+#include "examples/train_budget.h"
+#include "examples/train_step.h"
 
 #define TENON_TRAIN TN_TEST_BUILD "/examples/tenon-train"
 #define TENON_GENERATE TN_TEST_BUILD "/examples/tenon-generate"
@@ -235,6 +235,75 @@ static void parts_of_a_step_add_up(void **state) {
     TN_TEST_WANT(whole < loss_at("whole", 1) - 0.3, "the loss stays at %g", whole);
 }
 
+/* ---- activations made again ---- */
+
+static void what_runs_again_gives_the_same_bits(void **state) {
+    (void)state;
+    static const char *const ways[] = { "attention", "mlp", "block", "every-2", "every-3:2", "block:1+mlp", "offload", "offload:1+block" };
+#define ALIKE "--model=linear,tpa,softmax", "--layers=3", "--dropout=0.1", "--accumulate=2", "--checkpoint_every=20", "--eval_every=0"
+    TRAIN(0, NULL, "kept", ALIKE);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        char way[32];
+        snprintf(way, sizeof way, "--recompute=%s", ways[i]);
+        TRAIN(0, NULL, ways[i], ALIKE, way);
+        want_same_run("kept", ways[i]);
+    }
+    TRAIN(0, "recompute=", "bounded", ALIKE, "--activation-budget=900000");
+    want_same_run("kept", "bounded");
+    TRAIN(2, "recompute = blocks", "wrong", "--recompute=blocks");
+    TRAIN(2, "recompute = every-0", "wrong", "--recompute=every-0");
+    TRAIN(2, "wanted one of them", "wrong", "--recompute=mlp", "--activation_budget=1000000");
+    TRAIN(1, "at least", "wrong", "--activation_budget=1000");
+}
+
+/* Loss and memory of the second of two steps. */
+static double second_step(const train_config *c, int64_t *bytes) {
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 5, .threads = 1 });
+    tn_data_options options = train_config_data(c);
+    tn_data *data = tn_data_open(cx, &options);
+    tn_data_info info = tn_data_info_of(data);
+    model m;
+    train_stepper stepper;
+    double loss = 0, norm = 0;
+    model_init(&m, cx, c, &info);
+    TN_TEST_WANT(train_stepper_init(&stepper, &m, data) && train_step(&stepper, 0) && train_step_measured(&stepper, 1, bytes) &&
+                     train_step_results(&stepper, &loss, &norm),
+                 "%s", tn_error(cx));
+    train_stepper_free(&stepper);
+    tn_data_close(data);
+    tn_close(cx);
+    return loss;
+}
+
+static void a_budget_is_kept(void **state) {
+    (void)state;
+    static const double shares[] = { 1, 0.9, 0.75, 0.6, 0.5 };
+    char reason[512];
+    train_config c;
+    train_config_defaults(&c);
+    c.task = TRAIN_TASK_COPY, c.layers = 6, c.width = 64, c.dropout = 0.1, c.graph = 0, c.device = tn_test_device(), c.threads = 1;
+    tn_context *cx = tn_open(&(tn_options){ .device = "cpu" });
+    tn_data_options options = train_config_data(&c);
+    tn_data *data = tn_data_open(cx, &options);
+    int64_t without, bytes;
+    double loss = second_step(&c, &without), work = -1;
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
+        train_budget chosen;
+        c.recompute = "none";
+        c.activation_budget = (int64_t)(shares[i] * (double)without * (strcmp(tn_test_device(), "cpu") ? 1.02 : 1));
+        TN_TEST_WANT(train_budget_choose(&c, data, &chosen, reason, sizeof reason), "%s", reason);
+        assert_true(i > 0 ? chosen.more_work > 0 : strcmp(chosen.recompute, "none") == 0);
+        assert_true(chosen.more_work >= work && chosen.more_work < 0.35);
+        work = chosen.more_work;
+        c.recompute = chosen.recompute;
+        assert_true(second_step(&c, &bytes) == loss);
+        TN_TEST_WANT(bytes <= c.activation_budget, "%s takes %lld of %lld bytes, predicted %lld", chosen.recompute, (long long)bytes,
+                     (long long)c.activation_budget, (long long)chosen.bytes);
+    }
+    tn_data_close(data);
+    tn_close(cx);
+}
+
 static void every_mixer_and_task_learns(void **state) {
     (void)state;
     TRAIN(0, NULL, "mixed", "--model=linear,tpa,softmax", "--layers=3", "--decay=data", "--lrpe=learned", "--tied=false", "--schedule=wsd");
@@ -244,8 +313,9 @@ static void every_mixer_and_task_learns(void **state) {
     char out_option[300];
     snprintf(out_option, sizeof out_option, "--out=%s", path_in("shapes"));
     want_code(0,
-              (const char *const[]){ TENON_TRAIN, out_option, "--task=shapes", "--device", tn_test_device(), "--threads=1", "--layers=1",
-                                     "--width=16", "--heads=2", "--batch=16", "--steps=20", "--warmup=1", "--eval_batches=1", NULL },
+              (const char *const[]){ TENON_TRAIN, out_option, "--task=shapes", "--device", tn_test_device(), "--threads=1", "--width=16",
+                                     "--heads=2", "--batch=16", "--steps=20", "--warmup=1", "--eval_batches=1",
+                                     "--model=linear,tpa,softmax", "--layers=3", NULL },
               NULL);
     loss_at("shapes", 20);
 }
@@ -308,6 +378,8 @@ static const struct CMUnitTest cases[] = {
     IN_FOLDER(a_killed_run_goes_on_bit_for_bit),
     IN_FOLDER(a_run_is_not_overwritten),
     IN_FOLDER(parts_of_a_step_add_up),
+    IN_FOLDER(what_runs_again_gives_the_same_bits),
+    cmocka_unit_test(a_budget_is_kept),
     IN_FOLDER(every_mixer_and_task_learns),
     IN_FOLDER(text_is_generated),
     cmocka_unit_test(token_by_token_is_the_same_model),

@@ -97,7 +97,6 @@ tn_la_scan query_scan(const tn_la_problem *p) {
     s.o = p->dq, s.o_stride = p->q.stride;
     s.decode = needs_decode(p->q) || (p->dlog_decay && p->e > 128);
     s.raw = operand_of(p->q);
-    s.fine_dots = p->dlog_decay && p->decay == TN_LA_CONSTANT_DECAY;
     return s;
 }
 
@@ -112,7 +111,6 @@ tn_la_scan key_scan(const tn_la_problem *p) {
     s.o = p->dk, s.o_stride = p->k.stride;
     s.decode = needs_decode(p->k) || (p->dlog_decay && p->e > 128);
     s.raw = operand_of(p->k);
-    s.fine_dots = p->dlog_decay && p->decay == TN_LA_CONSTANT_DECAY;
     return s;
 }
 
@@ -272,7 +270,7 @@ __global__ void sum_theta(int64_t slices, int64_t heads, int query_segments, int
     dtheta[at] = (float)sum;
 }
 
-constexpr int DECAY_THREADS = 256;
+constexpr int DECAY_THREADS = 256, DECAY_TOKENS = TN_LA_ANCHOR_TOKENS / DECAY_THREADS; /* of a thread */
 
 struct decay_sums {
     int64_t heads, tokens, rows, state_numel, slots;
@@ -287,6 +285,7 @@ __device__ int64_t within(int64_t at, int64_t tokens) { return min(max(at, (int6
 
 __device__ double dot_of_states(const float *a, const float *b, int64_t n, double *scratch) {
     double sum = 0;
+#pragma unroll 8
     for (int64_t i = threadIdx.x; i < n; i += DECAY_THREADS) sum += (double)a[i] * (double)b[i];
     return tn_block_sum(sum, scratch);
 }
@@ -308,33 +307,35 @@ __global__ void __launch_bounds__(DECAY_THREADS) sum_decay(const __grid_constant
     } else if (begin < end && a.last_state) {
         after = dot_of_states(a.last_state + slice * a.state_numel, a.dstate_out + slice * a.state_numel, a.state_numel, scratch);
     }
-    for (int64_t done = 0; done < end - begin; done += DECAY_THREADS) {
-        int64_t token = end - 1 - done - threadIdx.x;
-        double sum = 0;
-        if (token >= begin) {
-            for (int block = 0; block < a.query_parts; block++) sum += a.query[block * a.rows + row0 + token];
-            for (int block = 0; block < a.key_parts; block++) sum -= a.key[block * a.rows + row0 + token];
-        }
+    const int64_t last = end - 1 - threadIdx.x * DECAY_TOKENS;
+    double sums[DECAY_TOKENS] = {};
+    auto add = [&](const float *x, int parts, double sign) {
+        for (int part = 0; part < parts; part++)
 #pragma unroll
-        for (int step = 1; step < TN_WARP; step *= 2) {
-            double before = __shfl_up_sync(0xffffffffu, sum, step);
-            if (lane >= step) sum += before;
-        }
-        if (lane == TN_WARP - 1) warps[warp] = sum;
-        __syncthreads();
-        double whole = after;
-        for (int w = 0; w < DECAY_THREADS / TN_WARP; w++) {
-            if (w < warp) sum += warps[w];
-            whole += warps[w];
-        }
-        sum += after;
-        if (token >= begin) {
-            if (!a.parts) a.dlog_decay[(out0 + token) * a.heads + head] = (float)sum;
-            total += sum;
-        }
-        after = whole;
-        __syncthreads();
+            for (int j = 0; j < DECAY_TOKENS; j++)
+                if (last - j >= begin) sums[j] += sign * x[part * a.rows + row0 + last - j];
+    };
+    add(a.query, a.query_parts, 1);
+    add(a.key, a.key_parts, -1);
+#pragma unroll
+    for (int j = 1; j < DECAY_TOKENS; j++) sums[j] += sums[j - 1];
+    const double own_sum = sums[DECAY_TOKENS - 1];
+    double up_to = own_sum;
+#pragma unroll
+    for (int step = 1; step < TN_WARP; step *= 2) {
+        double before = __shfl_up_sync(0xffffffffu, up_to, step);
+        if (lane >= step) up_to += before;
     }
+    if (lane == TN_WARP - 1) warps[warp] = up_to;
+    __syncthreads();
+    after += up_to - own_sum;
+    for (int w = 0; w < warp; w++) after += warps[w];
+#pragma unroll
+    for (int j = 0; j < DECAY_TOKENS; j++)
+        if (last - j >= begin) {
+            if (!a.parts) a.dlog_decay[(out0 + last - j) * a.heads + head] = (float)(after + sums[j]);
+            total += after + sums[j];
+        }
     if (!a.parts) return;
     total = tn_block_sum(total, scratch);
     if (threadIdx.x == 0) a.parts[slice * gridDim.y + blockIdx.y] = total;

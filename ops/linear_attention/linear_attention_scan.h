@@ -38,7 +38,6 @@ typedef struct tn_la_scan {
     bool decode;
     tn_la_scan_operand raw, times; /* times.x NULL: 1 */
     float *dots;        /* <o_t, lrpe(act(raw_t))>, [parts][b h][n]; without decode of bare raw; NULL: not wanted */
-    bool fine_dots;     /* dots will be wanted, and added up over all tokens, where the least bias counts */
     float *theta_parts; /* decode: [sequences h][segments][angles]: sums of coordinate * dA; NULL: not wanted */
 
     bool cosine;

@@ -15,7 +15,9 @@ namespace {
 
 constexpr int CHUNK = TN_HOPPER_CHUNK, WIDTH = TN_HOPPER_WIDTH, PANEL = TN_HOPPER_PANEL, TILE = TN_HOPPER_TILE, STAGES = 3;
 
-enum mode { OUTPUT, DOTS, SUM }; /* DOTS: <o_t, raw_t> too; SUM: a segment's own S alone */
+/* DOTS: <o_t, raw_t> too; SUM, SUM_OF_DOTS: a segment's own S alone, where no dots will be made with it, and where they will. */
+enum mode { OUTPUT, DOTS, SUM, SUM_OF_DOTS };
+template <int Mode> constexpr bool makes_output = Mode < SUM;
 
 struct scan : tn_hopper_scan {
     tn_hopper_operand x, y, z, beside; /* beside: the gate, or what dots are made with */
@@ -79,7 +81,8 @@ __device__ __forceinline__ void feed(const scan &a, const tn_hopper_place &at, u
             const int64_t t0 = tn_hopper_chunk<Reverse>(at, i) * CHUNK;
             const int rows = tn_hopper_rows_of(at, t0);
             const uint32_t to = base + i % STAGES * room::stage;
-            if (Mode != SUM) tn_hopper_fetch<WIDTH>(to, x + t0 * a.x.token, a.x.token, rows);
+            if (cumulates) decay.fetch(at, i, base + room::decay + i % STAGES * TN_HOPPER_DECAY_BYTES);
+            if (makes_output<Mode>) tn_hopper_fetch<WIDTH>(to, x + t0 * a.x.token, a.x.token, rows);
             tn_hopper_fetch<WIDTH>(to + TILE, y + t0 * a.y.token, a.y.token, rows);
             tn_hopper_fetch<WIDTH>(to + 2 * TILE, z + t0 * a.z.token, a.z.token, rows);
         }
@@ -88,18 +91,14 @@ __device__ __forceinline__ void feed(const scan &a, const tn_hopper_place &at, u
 
     issue(0);
     issue(1);
-    if (cumulates) decay.fetch(at, 0);
     for (int i = 0; i < at.chunks; i++) {
         const int stage = i % STAGES;
         float *logs = reinterpret_cast<float *>(shared + room::decay + stage * TN_HOPPER_DECAY_BYTES);
         tn_tile_await<1>();
         tn_wgmma_publish();
-        if (cumulates) {
-            decay.cumulate(logs);
-            decay.fetch(at, i + 1);
-        }
+        if (cumulates) decay.cumulate(logs);
         tn_hopper_arrive(base + room::full + stage * 8);
-        if (Mode != SUM) {
+        if (makes_output<Mode>) {
             tn_hopper_await(base + room::full + stage * 8, i / STAGES);
             make_pairs<Reverse, Mode>(a, base, shared, base + stage * room::stage, logs, i & 1);
         }
@@ -116,14 +115,14 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
     const int group = threadIdx.x / TN_HOPPER_GROUP - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, quad = lane / 4,
               pair = 2 * (lane % 4);
     const uint32_t across = tn_hopper_across(lane);
-    const bool decays = a.log_decay != nullptr, brings = Mode != SUM && (Mode == DOTS || a.has_gate);
+    const bool decays = a.log_decay != nullptr, brings = makes_output<Mode> && (Mode == DOTS || a.has_gate);
     const int column = group * 64 + warp * 16 + quad;
     float s[WIDTH / 8][4];
-    if (Mode == SUM) tn_hopper_clear(s);
+    if (!makes_output<Mode>) tn_hopper_clear(s);
     else tn_hopper_begin_state(s, a, at, column, pair);
 
     const __nv_bfloat16 *beside = brings ? a.beside.x + tn_hopper_offset(at, a.beside) + group * 64 : nullptr;
-    __nv_bfloat16 *o = Mode != SUM && a.o ? a.o + tn_hopper_offset(at, a.o_place) + group * 64 : nullptr;
+    __nv_bfloat16 *o = makes_output<Mode> && a.o ? a.o + tn_hopper_offset(at, a.o_place) + group * 64 : nullptr;
     const uint32_t out = base + room::out + group * 2 * PANEL;
     auto bring = [&](int i) {
         if (i < at.chunks) {
@@ -145,7 +144,7 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
 
         float o_sum[8][4];
         uint32_t rounded[WIDTH / 16][4], rest[WIDTH / 16][4], entering[CHUNK / 16][4], entering_rest[CHUNK / 16][4];
-        if (Mode != SUM) {
+        if (makes_output<Mode>) {
             tn_hopper_round(rounded, s);
             tn_hopper_clear(o_sum);
         }
@@ -172,8 +171,9 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
             for (int j = 0; j < WIDTH / 8; j++) s[j][0] *= f, s[j][1] *= f, s[j][2] *= f, s[j][3] *= f;
         }
         if (Mode == OUTPUT) read_state(rounded);
-        tn_hopper_entering<Mode == DOTS>(entering, entering_rest, z_panel + across, warp * 2, enters, decays, a.write_scale, pair);
-        if (Mode == DOTS) {
+        constexpr bool fine = Mode == DOTS || Mode == SUM_OF_DOTS;
+        tn_hopper_entering<fine>(entering, entering_rest, z_panel + across, warp * 2, enters, decays, a.write_scale, pair);
+        if (fine) {
             tn_hopper_made(entering);
             tn_hopper_made(entering_rest);
             tn_wgmma_hold(s);
@@ -181,13 +181,13 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
         tn_wgmma_begin();
 #pragma unroll
         for (int k = 0; k < CHUNK / 16; k++) tn_wgmma<true>(s, entering[k], tn_hopper_rows(y_tile, k));
-        if (Mode == DOTS) {
+        if (fine) {
 #pragma unroll
             for (int k = 0; k < CHUNK / 16; k++) tn_wgmma<true>(s, entering_rest[k], tn_hopper_rows(y_tile, k));
         }
         tn_wgmma_commit();
 
-        if (Mode == SUM) {
+        if (!makes_output<Mode>) {
             tn_wgmma_await<0>();
             tn_wgmma_hold(s);
             tn_hopper_arrive(base + room::empty + stage * 8);
@@ -246,7 +246,7 @@ __device__ __forceinline__ void walk(const scan &a, const tn_hopper_place &at, u
         if (Mode == DOTS) tn_hopper_keep_anchor<Reverse>(s, a, at, i, column, pair);
     }
 
-    if (Mode == SUM) {
+    if (!makes_output<Mode>) {
         if (threadIdx.x == TN_HOPPER_GROUP) a.totals[at.segment * a.slices + at.slice] = all_of_segment;
         tn_hopper_store_state(s, a.sums + (at.segment * a.slices + at.slice) * TN_HOPPER_STATE, WIDTH, 1, column, pair);
     } else if (a.state_out && at.segment == a.segments - 1) {
@@ -288,7 +288,7 @@ bool bare(const tn_la_scan_operand &x) { return x.act == TN_NONE && !x.encoded &
 
 bool tn_la_scan_hopper_fits(const tn_la_scan *s, const tn_device *device) {
     return device->cuda_path == TN_CUDA_HOPPER && device->shared_bytes >= (size_t)room::bytes && s->inner == WIDTH && s->outer == WIDTH &&
-           bare(s->x) && bare(s->y) && bare(s->z) && s->factor_of == TN_LA_FACTOR_NONE && !s->decode && !s->fine_dots &&
+           bare(s->x) && bare(s->y) && bare(s->z) && s->factor_of == TN_LA_FACTOR_NONE && !s->decode &&
            !(s->dots && (s->gate.x || !bare(s->raw)));
 }
 
@@ -303,7 +303,10 @@ cudaError_t tn_la_scan_hopper_run(const tn_la_scan *s, int segments, float *sums
     a.o_place = { NULL, s->o_stride.batch, s->o_stride.token, s->o_stride.head };
     a.sums = sums, a.totals = totals;
     if (sum) {
-        s->reverse ? launch<true, SUM>(a, (unsigned)segments - 1, stream) : launch<false, SUM>(a, (unsigned)segments - 1, stream);
+        if (s->dots)
+            s->reverse ? launch<true, SUM_OF_DOTS>(a, (unsigned)segments - 1, stream)
+                       : launch<false, SUM_OF_DOTS>(a, (unsigned)segments - 1, stream);
+        else s->reverse ? launch<true, SUM>(a, (unsigned)segments - 1, stream) : launch<false, SUM>(a, (unsigned)segments - 1, stream);
     } else if (s->dots) {
         s->reverse ? launch<true, DOTS>(a, (unsigned)segments, stream) : launch<false, DOTS>(a, (unsigned)segments, stream);
     } else {

@@ -217,27 +217,32 @@ TN_TILE_DEVICE void tn_hopper_store_panel(uint32_t panel, __nv_bfloat16 *to, int
 
 /* ---- decay: a warp takes two tokens a lane ---- */
 
+TN_TILE_DEVICE void tn_hopper_fetch_word(uint32_t to, const float *from, bool there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" : : "r"(to), "l"(from), "r"(there ? 4 : 0) : "memory");
+}
+
 /* Leaves the sums of the logarithms, then what a row that reads S is multiplied by, then what a row that enters S is. */
 template <bool Reverse> struct tn_hopper_decay {
     const float *log_decay;
     int64_t step;
-    float log0, log1;
 
     __device__ __forceinline__ tn_hopper_decay(const tn_hopper_scan &a, const tn_hopper_place &at) {
         step = a.per_token ? a.heads : 0;
         log_decay = !a.log_decay ? nullptr : a.log_decay + (a.per_token ? (at.batch * a.tokens + at.first_token) * a.heads : 0) + at.head;
     }
-    __device__ __forceinline__ void fetch(const tn_hopper_place &at, int i) {
-        log0 = log1 = 0;
-        if (i >= at.chunks) return;
+    /* The logarithms of chunk i on their way to where cumulate will read them, with the tiles. */
+    __device__ __forceinline__ void fetch(const tn_hopper_place &at, int i, uint32_t to) const {
         const int64_t token = tn_hopper_chunk<Reverse>(at, i) * TN_HOPPER_CHUNK + 2 * (threadIdx.x & 31);
-        if (token < at.length) log0 = log_decay[token * step];
-        if (token + 1 < at.length) log1 = log_decay[(token + 1) * step];
+        const float *from = log_decay + token * step;
+        to += 8 * (threadIdx.x & 31);
+        tn_hopper_fetch_word(to, from, token < at.length);
+        tn_hopper_fetch_word(to + 4, from + step, token + 1 < at.length);
     }
     __device__ __forceinline__ void cumulate(float *to) const {
         const float log2e = 1.4426950408889634f;
         const int lane = threadIdx.x & 31;
-        float second = log1 * log2e, sum = fmaf(log0, log2e, second);
+        const float2 logs = *reinterpret_cast<const float2 *>(to + 2 * lane);
+        float second = logs.y * log2e, sum = fmaf(logs.x, log2e, second);
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
             float below = __shfl_up_sync(0xffffffffu, sum, step);

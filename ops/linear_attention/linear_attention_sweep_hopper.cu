@@ -67,6 +67,7 @@ __device__ __forceinline__ void feed(const sweep &a, const tn_hopper_place &at, 
             const int64_t t0 = tn_hopper_chunk<Reverse>(at, i) * CHUNK;
             const int rows = tn_hopper_rows_of(at, t0);
             const uint32_t to = base + i % STAGES * room::stage;
+            if (cumulates) decay.fetch(at, i, base + room::decay + i % STAGES * TN_HOPPER_DECAY_BYTES);
             const tn_hopper_operand *const all[] = { &a.x, &a.y, &a.z, &a.w };
 #pragma unroll
             for (int j = 0; j < 4; j++)
@@ -76,7 +77,6 @@ __device__ __forceinline__ void feed(const sweep &a, const tn_hopper_place &at, 
     };
 
     issue(0);
-    if (cumulates) decay.fetch(at, 0);
     for (int i = 0; i < at.chunks; i++) {
         const int stage = i % STAGES;
         const uint32_t last_empty = base + room::empty + (i - 1) % STAGES * 8;
@@ -90,10 +90,7 @@ __device__ __forceinline__ void feed(const sweep &a, const tn_hopper_place &at, 
             tn_tile_await<0>();
         }
         tn_wgmma_publish();
-        if (cumulates) {
-            decay.cumulate(logs);
-            decay.fetch(at, i + 1);
-        }
+        if (cumulates) decay.cumulate(logs);
         tn_hopper_arrive(base + room::full + stage * 8);
         tn_hopper_await(base + room::full + stage * 8, i / STAGES);
         float p1[8][4], p2[8][4];

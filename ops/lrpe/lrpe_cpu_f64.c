@@ -87,11 +87,11 @@ static void backward_row(const tn_lrpe_work *work, const tn_lrpe_block *block, c
     if (block->turn) add_turn(work, block, row, y, g);
     if (!call->dx) return;
     double *dx = (double *)call->dx + tn_lrpe_at(&call->dx_stride, row->batch, row->token, row->head);
-    const double *dots = (const double *)work->dot + (work->dot ? column_of(call, row) : 0);
+    const double *dots = work->dot ? (const double *)work->dot + column_of(call, row) : NULL;
     if (call->softmax == TN_LRPE_SOFTMAX_FEATURES)
         for (int64_t i = 0; i < call->width; i++) dot += y[i] * g[i];
     for (int64_t i = 0; i < call->width; i++) {
-        if (call->softmax) dx[i] = y[i] * (g[i] - (work->dot ? dots[i] : dot));
+        if (call->softmax) dx[i] = y[i] * (g[i] - (dots ? dots[i] : dot));
         else dx[i] = call->act == TN_NONE ? g[i] : g[i] * tn_f64_act_slope(call->act, x_at(call, row, i));
     }
 }

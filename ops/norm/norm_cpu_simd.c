@@ -82,8 +82,11 @@ TN_INLINE void forward_rows(const tn_norm_rows *job, int64_t begin, int64_t end,
     }
 }
 
-TN_SIMD_CLONES void tn_norm_forward_f32(void *user, int64_t begin, int64_t end) { forward_rows(user, begin, end, TN_F32); }
-TN_SIMD_CLONES void tn_norm_forward_bf16(void *user, int64_t begin, int64_t end) { forward_rows(user, begin, end, TN_BF16); }
+TN_SIMD_CLONES static void forward_f32(void *user, int64_t begin, int64_t end) { forward_rows(user, begin, end, TN_F32); }
+TN_SIMD_CLONES static void forward_bf16(void *user, int64_t begin, int64_t end) { forward_rows(user, begin, end, TN_BF16); }
+/* Clones are exported whatever their visibility, so those are static. */
+void tn_norm_forward_f32(void *user, int64_t begin, int64_t end) { forward_f32(user, begin, end); }
+void tn_norm_forward_bf16(void *user, int64_t begin, int64_t end) { forward_bf16(user, begin, end); }
 
 /* ---- backward ---- */
 
@@ -163,5 +166,7 @@ TN_INLINE void backward_rows(const tn_norm_rows *job, int64_t begin, int64_t end
     }
 }
 
-TN_SIMD_CLONES void tn_norm_backward_f32(void *user, int64_t begin, int64_t end) { backward_rows(user, begin, end, TN_F32); }
-TN_SIMD_CLONES void tn_norm_backward_bf16(void *user, int64_t begin, int64_t end) { backward_rows(user, begin, end, TN_BF16); }
+TN_SIMD_CLONES static void backward_f32(void *user, int64_t begin, int64_t end) { backward_rows(user, begin, end, TN_F32); }
+TN_SIMD_CLONES static void backward_bf16(void *user, int64_t begin, int64_t end) { backward_rows(user, begin, end, TN_BF16); }
+void tn_norm_backward_f32(void *user, int64_t begin, int64_t end) { backward_f32(user, begin, end); }
+void tn_norm_backward_bf16(void *user, int64_t begin, int64_t end) { backward_bf16(user, begin, end); }
