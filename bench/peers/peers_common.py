@@ -110,13 +110,15 @@ class Context:
 
 
 class Column:
-    """make(context, n) -> inputs; function of the inputs, which eager runs and torch.compile compiles; others: provider -> function."""
+    """make(context, n) -> inputs; function of the inputs, which eager runs and torch.compile compiles; others: provider -> function.
+    eager_most: the largest n that eager is asked for, where one call takes too long above."""
 
-    def __init__(self, make, function, others=None, eager=True, compiles=True):
+    def __init__(self, make, function, others=None, eager=True, compiles=True, eager_most=None):
         self.make, self.function, self.others, self.eager, self.compiles = make, function, others or {}, eager, compiles
+        self.eager_most = eager_most
 
-    def providers(self, compiled):
-        return (["eager"] if self.eager else []) + (["compile"] if self.compiles and compiled else []) + list(self.others)
+    def providers(self, n, compiled):
+        return (["eager"] if self.eager and not (self.eager_most and n > self.eager_most) else []) + (["compile"] if self.compiles and compiled else []) + list(self.others)
 
 
 class Table:

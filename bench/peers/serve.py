@@ -42,6 +42,7 @@ import peers_attention
 import peers_basic
 import peers_common
 import peers_linear
+import peers_tuning
 
 # torch.compile has code for every third n, counted from the largest (CPU: for that one alone): three points tell a line, and compiling
 # for all of them would take longer than everything else.
@@ -80,7 +81,7 @@ def cells_of(args, table, kind, ns):
     for n in ns:
         for name, column in table.columns.items():
             if not (kind.endswith("bwd") and name in table.forward_only):
-                for provider in column.providers(n in compiled):
+                for provider in column.providers(n, n in compiled):
                     yield n, name, column, provider
 
 
@@ -132,32 +133,59 @@ def jobs_of(args, questions, tables):
     return jobs
 
 
+def tuned_jobs_of(args, questions, tables):
+    """The other providers' functions that tune themselves: (table, dtype, column, provider) -> (the smallest n, with its backward?)."""
+    jobs = {}
+    for question in questions:
+        if args.device != "cuda" or not peers_tuning.Autotuner or question["table"] not in tables:
+            continue
+        table, kind, dtype = tables[question["table"]]
+        for n, name, column, provider in cells_of(args, table, kind, question["n"]):
+            if provider in column.others:
+                least, backward = jobs.get((table, dtype, name, provider), (n, False))
+                jobs[table, dtype, name, provider] = min(n, least), backward or kind.endswith(("bwd", "step"))
+    return jobs
+
+
+def run_once(args, dtype, column, n, function, backward, what):
+    try:
+        inputs = column.make(peers_common.Context(args.device, dtype), n)
+        inputs = getattr(inputs, "inputs", inputs)
+        o = function(*inputs)
+        if backward:
+            o.backward(torch.ones_like(o))
+    except Exception as error:
+        print(f"serve.py: compiling {what}, n {n}: {str(error)[:200]}", file=sys.stderr)
+    inputs = o = None
+    empty(args.device)
+
+
 def compile_share(args, tables):
     """Fills the compiler's cache on disk with this process's share."""
     compiler = Compiler()
     shard, n_shards = map(int, args.compile_share.split("/"))
-    jobs = sorted(jobs_of(args, json.load(sys.stdin), tables).items(), key=lambda job: job[0][3])
+    questions = json.load(sys.stdin)
+    jobs = sorted(jobs_of(args, questions, tables).items(), key=lambda job: job[0][3])
     # Half of the processes begin with what is large, the others end with it: there is memory for some of them at once.
     for (table, dtype, name, n), backward in jobs[shard::n_shards][::-1 if shard % 2 else 1]:
         column = table.columns[name]
-        try:
-            inputs = column.make(peers_common.Context(args.device, dtype), n)
-            inputs = getattr(inputs, "inputs", inputs)
-            o = compiler.of((table, dtype, name), own_function(column))(*inputs)
-            if backward:
-                o.backward(torch.ones_like(o))
-            o = inputs = None
-        except Exception as error:
-            print(f"serve.py: compiling {table.family}, {name}, n {n}: {str(error)[:200]}", file=sys.stderr)
-        empty(args.device)
+        run_once(args, dtype, column, n, compiler.of((table, dtype, name), own_function(column)), backward, f"{table.family}, {name}")
+    tuned = tuned_jobs_of(args, questions, tables)
+    if tuned:
+        peers_tuning.compile_share(shard, n_shards)
+    for (table, dtype, name, provider), (n, backward) in tuned.items():
+        column = table.columns[name]
+        run_once(args, dtype, column, n, column.others[provider], backward, f"{table.family}, {name}, {provider}")
 
 
 def prepare(args, questions, tables):
     start = time.monotonic()
-    n_processes = min(args.processes, len(jobs_of(args, questions, tables)))
+    tuned = tuned_jobs_of(args, questions, tables)
+    n_processes = args.processes if tuned else min(args.processes, len(jobs_of(args, questions, tables)))
     processes = []
     for i in range(n_processes):
         command = [sys.executable, os.path.abspath(__file__), "--device", args.device, "--compile-share", f"{i}/{n_processes}"]
+        command += [] if args.compile else ["--no-compile"]
         processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
         processes[-1].stdin.write(json.dumps(questions))
         processes[-1].stdin.close()
@@ -182,6 +210,7 @@ def about(bench):
 
 def serve(args, tables):
     bench, compiler = peers_common.Bench(args.device, args.quick), Compiler()
+    peers_tuning.time_briefly()
     emit(about(bench))
     for line in sys.stdin:
         question = json.loads(line)
