@@ -259,7 +259,8 @@ bool tn_gradcheck(tn_gradcheck_function function, void *user, tn_tensor *const *
     if (!measure(&check)) return false;
     int64_t pairs;
     result->full = !__builtin_mul_overflow(check.n_in_elements, check.n_out_elements, &pairs) && pairs <= options.full_limit;
-    if (!run(&check, result->full)) return false;
+    /* Nothing to compare: no matter how many inputs there are. */
+    if (check.n_in_elements > 0 && check.n_out_elements > 0 && !run(&check, result->full)) return false;
     locate(&check);
     result->passed = result->worst_share <= 1;
     return tn_ready(cx);

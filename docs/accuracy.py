@@ -5,6 +5,7 @@ and those that the tests of the registry find over all ops' samples.
     python3 docs/accuracy.py --device cuda              a table for each set of CUDA kernels
     python3 docs/accuracy.py --device cuda --rows F     the rows alone, to F: for a machine that has no copy of the sources
     python3 docs/accuracy.py --take F                   tables from such rows
+    python3 docs/accuracy.py --noted F --section NAME   a table from what tests noted: ./run gpu-test's build/gpu-test/accuracy-PATH
 
 Options: --tenon-op PROGRAM (build/examples/tenon-op), --vectors FOLDER (tests/vectors), --registry PROGRAM (build/tests/test_registry)."""
 
@@ -53,9 +54,19 @@ def measure(tenon_op, vectors, device, cuda_path=None):
     return errors, n_files
 
 
+def noted(path):
+    """From lines "op dtype out|grad error", as tests/op_comparisons.c writes them."""
+    errors = {}
+    with open(path) as file:
+        for op, dtype, kind, error in map(str.split, file):
+            worst = errors.setdefault(op, {}).setdefault(dtype, {})
+            worst[kind] = max(worst.get(kind, 0.0), float(error))
+    errors.pop("outside_cube", None)
+    return errors, None
+
+
 def measure_samples(registry, device, cuda_path=None):
     """The same from the cases of tests/test_registry.c that compare with f64, which on the CPU is itself; no number of files."""
-    errors = {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "errors")
         environment = {**os.environ, "TENON_TEST_ACCURACY": path, "TENON_TEST_DEVICE": device, "TENON_TEST_COUNTS": ""}
@@ -63,12 +74,7 @@ def measure_samples(registry, device, cuda_path=None):
             environment["TENON_CUDA_PATH"] = cuda_path
         for dtype in DTYPES if device == "cuda" else DTYPES[1:]:
             subprocess.run([registry, "--filter", f"*/{dtype}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        with open(path) as file:
-            for op, dtype, kind, error in map(str.split, file):
-                worst = errors.setdefault(op, {}).setdefault(dtype, {})
-                worst[kind] = max(worst.get(kind, 0.0), float(error))
-    errors.pop("outside_cube", None)
-    return errors, None
+        return noted(path)
 
 
 def rows_of(options):
@@ -125,10 +131,14 @@ def main():
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rows")
     parser.add_argument("--take")
+    parser.add_argument("--noted")
+    parser.add_argument("--section")
     options = parser.parse_args()
     if options.take:
         with open(options.take) as file:
             sections = json.load(file)
+    elif options.noted:
+        sections = {options.section: noted(options.noted)}
     else:
         sections = rows_of(options)
     if options.rows:

@@ -203,7 +203,7 @@ int main(int argc, char **argv) {
         { "seed", TN_CLI_INT, &o.seed, "N", "of weights, windows and sampling", NULL },
         { "characters", TN_CLI_INT, &o.characters, "N", "how many to write at the end", NULL },
         { "temperature", TN_CLI_NUMBER, &o.temperature, "T", "of the sampling", NULL },
-        { NULL },
+        { .name = NULL },
     };
     const tn_cli cli = { "tenon-demo", "tenon-demo [options]",
                          "Trains a toy linear-attention language model on text and prints text it generates.", options };

@@ -158,7 +158,7 @@ int main(int argc, char **argv) {
         { "top-p", TN_CLI_NUMBER, &o.top_p, "P", "choose among the likeliest that make up P", NULL },
         { "seed", TN_CLI_INT, &o.seed, "N", "of the choice", NULL },
         { "device", TN_CLI_TEXT, &o.device, "D", "auto, cpu or cuda", NULL },
-        { NULL },
+        { .name = NULL },
     };
     const tn_cli cli = { "tenon-generate", "tenon-generate --checkpoint DIR [options]",
                          "Writes text with a model that tenon-train trained.", options };

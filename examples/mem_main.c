@@ -64,6 +64,10 @@ static bool settle(int argc, char **argv, mem_request *request, train_config *co
     request->events = 1 << 20;
     request->repeat = 1;
     if (!read_line(argc, argv, request, config, code)) return false;
+    if (request->repeat < 1 || request->rows < 0 || request->events < 0) {
+        *code = say("--repeat wants 1 or more, --rows and --events 0 or more", TN_CLI_USAGE);
+        return false;
+    }
     bool fine = !request->config || train_config_from_file(config, request->config, message, sizeof message);
     request->settings.n = 0;
     if (fine && !read_line(argc, argv, request, config, code)) return false;
@@ -74,26 +78,36 @@ static bool settle(int argc, char **argv, mem_request *request, train_config *co
     return fine;
 }
 
-static int report_step(const mem_request *request, const train_config *config, tn_context *cx) {
+static void print_step(const mem_request *request, const train_config *config, tn_context *cx, const mem_report *report,
+                       int64_t predicted) {
+    char text[2][32];
+    int64_t peak = report->stats.all.allocated.peak;
+    printf("%s: %.3f M parameters, %" PRId64 " tokens a step, %.3f ms; recompute %s; %s\n", config->model,
+           (double)report->n_parameters / 1e6, report->n_tokens, 1e3 * report->seconds, config->recompute, tn_device_detail(cx));
+    mem_print_peak(report);
+    printf("predicted %s (%" PRId64 "), measured %s (%" PRId64 "): %+.3f%%\n", mem_bytes(predicted, text[0]), predicted,
+           mem_bytes(peak, text[1]), peak, 100.0 * (double)(predicted - peak) / (double)peak);
+    mem_print_saved(report);
+    mem_print_live(report, request->rows);
+}
+
+static int report_step(const mem_request *request, const train_config *asked, tn_context *cx) {
     mem_report report;
-    char reason[1024], text[2][32];
+    train_config config = *asked;
+    train_budget budget;
+    char reason[1024];
     tn_memory_stats dry;
-    if (!mem_predict_step(config, &dry, reason, sizeof reason)) return say(reason, TN_CLI_FAILED);
-    if (!mem_measure_step(cx, config, request->repeat, &request->files, &report)) {
+    if (!mem_plan(cx, &config, &budget)) return say(tn_error(cx), TN_CLI_FAILED);
+    if (!mem_predict_step(&config, &dry, reason, sizeof reason)) return say(reason, TN_CLI_FAILED);
+    if (!mem_measure_step(cx, &config, request->repeat, &request->files, &report)) {
         mem_report_free(&report);
         return say(tn_error(cx), TN_CLI_FAILED);
     }
-    int64_t peak = report.stats.all.allocated.peak, predicted = dry.all.allocated.peak;
-    printf("%s: %.3f M parameters, %" PRId64 " tokens a step, %.3f ms; %s\n", config->model, (double)report.n_parameters / 1e6,
-           report.n_tokens, 1e3 * report.seconds, tn_device_detail(cx));
-    mem_print_peak(&report);
-    printf("predicted %s (%" PRId64 "), measured %s (%" PRId64 "): %+.3f%%\n", mem_bytes(predicted, text[0]), predicted,
-           mem_bytes(peak, text[1]), peak, 100.0 * (double)(predicted - peak) / (double)peak);
-    mem_print_saved(&report);
-    mem_print_live(&report, request->rows);
+    print_step(request, &config, cx, &report, dry.all.allocated.peak);
     int64_t length = report.length;
     mem_report_free(&report);
-    return request->no_growth || (mem_print_recompute(config) && mem_print_growth(config, length)) ? TN_CLI_OK : TN_CLI_FAILED;
+    if (request->no_growth || (mem_print_recompute(cx, &config) && mem_print_growth(&config, length))) return TN_CLI_OK;
+    return tn_failed(cx) ? say(tn_error(cx), TN_CLI_FAILED) : TN_CLI_FAILED;
 }
 
 static int report_op(const mem_request *request, const train_config *config, tn_context *cx) {

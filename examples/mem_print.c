@@ -98,22 +98,35 @@ void mem_print_live(const mem_report *report, int64_t most) {
 
 /* ---- keeping less ---- */
 
-bool mem_print_recompute(const train_config *config) {
-    static const char *const choices[] = { "none", "attention", "mlp", "block", "every-2", "every-4", "offload" };
+static bool print_recompute(const train_config *config, const tn_data *data, const char *recompute, char *reason, size_t n_bytes) {
     train_config changed = *config;
-    printf("\nwhat --recompute would make of it (predicted)\n  %-12s %12s %14s\n", "recompute", "peak", "saved at most");
-    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
-        tn_memory_stats stats;
-        char text[2][32], reason[1024];
-        changed.recompute = choices[i];
-        if (!mem_predict_step(&changed, &stats, reason, sizeof reason)) {
-            fprintf(stderr, "tenon-mem: recompute %s: %s\n", choices[i], reason);
-            return false;
-        }
-        printf("  %-12s %12s %14s%s\n", choices[i], mem_bytes(stats.all.allocated.peak, text[0]),
-               mem_bytes(stats.category[TN_CATEGORY_SAVED].peak, text[1]), strcmp(choices[i], config->recompute) ? "" : "   as run here");
-    }
+    tn_memory_stats stats;
+    train_budget budget;
+    char text[2][32];
+    changed.recompute = recompute;
+    if (!mem_predict_step(&changed, &stats, reason, n_bytes) || !train_budget_predict(&changed, data, recompute, &budget, reason, n_bytes))
+        return false;
+    printf("  %-16s %12s %14s %9.1f%%%s\n", recompute, mem_bytes(stats.all.allocated.peak, text[0]),
+           mem_bytes(stats.category[TN_CATEGORY_SAVED].peak, text[1]), 100 * budget.more_work,
+           strcmp(recompute, config->recompute) ? "" : "   as run here");
     return true;
+}
+
+bool mem_print_recompute(tn_context *cx, const train_config *config) {
+    static const char *const choices[] = { "none", "attention", "mlp", "block", "every-2", "every-4", "offload" };
+    enum { N_CHOICES = sizeof choices / sizeof *choices };
+    char reason[1024] = "";
+    int i = 0, among = 0;
+    tn_data_options options = train_config_data(config);
+    tn_data *data = tn_data_open(cx, &options);
+    if (!data) return false;
+    printf("\nwhat --recompute would make of it (predicted)\n  %-16s %12s %14s %10s\n", "recompute", "peak", "saved at most", "more work");
+    while (i < N_CHOICES && print_recompute(config, data, choices[i], reason, sizeof reason))
+        among |= !strcmp(choices[i++], config->recompute);
+    bool fine = i == N_CHOICES && (among || print_recompute(config, data, config->recompute, reason, sizeof reason));
+    tn_data_close(data);
+    if (!fine) fprintf(stderr, "tenon-mem: recompute: %s\n", reason);
+    return fine;
 }
 
 /* ---- growth ---- */

@@ -11,8 +11,8 @@ void mem_print_peak(const mem_report *report);
 void mem_print_saved(const mem_report *report);
 /* The `most` largest owners of what lived at the peak. */
 void mem_print_live(const mem_report *report, int64_t most);
-/* What each way to keep less would take, predicted. */
-bool mem_print_recompute(const train_config *config);
+/* What each way to keep less would take, in memory and in work, predicted. */
+bool mem_print_recompute(tn_context *cx, const train_config *config);
 /* Peaks predicted for multiples of batch, layers and `length`, the tokens of a row. */
 bool mem_print_growth(const train_config *config, int64_t length);
 

@@ -129,6 +129,21 @@ bool mem_measure_step(tn_context *cx, const train_config *config, int64_t n_step
     return fine;
 }
 
+bool mem_plan(tn_context *cx, train_config *config, train_budget *budget) {
+    char reason[1024];
+    *budget = (train_budget){ 0 };
+    if (!config->activation_budget) return true;
+    tn_data_options options = train_config_data(config);
+    tn_data *data = tn_data_open(cx, &options);
+    if (!data) return false;
+    bool chosen = train_budget_choose(config, data, budget, reason, sizeof reason);
+    tn_data_close(data);
+    if (!chosen) return tn_fail(cx, TN_ERR_MEMORY, "train", "%s", reason), false;
+    config->recompute = budget->recompute;
+    config->activation_budget = 0;
+    return true;
+}
+
 static bool predicted_step(tn_context *cx, void *user) {
     step_run run;
     double seconds;

@@ -2,6 +2,7 @@
 #ifndef TENON_MEM_STEP_H
 #define TENON_MEM_STEP_H
 
+#include "train_budget.h"
 #include "train_step.h"
 
 /* What the calls of an op under a label keep for backward once forward is done. */
@@ -32,6 +33,8 @@ bool mem_measure_op(tn_context *cx, const char *op, const char *sample, const tn
                     const mem_files *files, mem_report *report);
 void mem_report_free(mem_report *report);
 
+/* Where the config has an activation_budget: what it chooses takes the place of recompute. `budget` must live as long as the config. */
+bool mem_plan(tn_context *cx, train_config *config, train_budget *budget);
 /* What a step that is not run would take; false, with the reason. */
 bool mem_predict_step(const train_config *config, tn_memory_stats *stats, char *reason, size_t n_bytes);
 

@@ -6,6 +6,12 @@
 
 /* ---- making ---- */
 
+static void push_layer(tn_context *cx, int index) {
+    char label[32];
+    snprintf(label, sizeof label, "layer.%d", index);
+    tn_label_push(cx, label);
+}
+
 /* Which layers run again in backward, alone or in groups. */
 static void plan_recompute(model *m) {
     const train_config *c = m->config;
@@ -30,12 +36,20 @@ void model_init(model *m, tn_context *cx, const train_config *c, const tn_data_i
     *m = (model){ .cx = cx, .config = c, .params = tn_params_new(cx), .n_tokens = c->vocab ? c->vocab : info->vocab };
     if (image) m->grid = TN_DIMS(info->grid_rows, info->grid_columns);
     tn_shape embedding = image ? TN_SHAPE(c->width, info->n_features) : TN_SHAPE(m->n_tokens, c->width);
+    tn_label_push(cx, "embedding");
     m->embedding = model_parameter(m->params, model_dtype(c), embedding, image ? 0.25 : model_deviation(c), 0, "embedding");
+    tn_label_pop(cx);
     train_config_mixers(c, mixers);
-    for (int i = 0; i < c->layers; i++) model_layer_init(&m->layer[i], m->params, c, mixers[i], i, image);
+    for (int i = 0; i < c->layers; i++) {
+        push_layer(cx, i);
+        model_layer_init(&m->layer[i], m->params, c, mixers[i], i, image);
+        tn_label_pop(cx);
+    }
+    tn_label_push(cx, "head");
     m->norm = model_parameter(m->params, model_dtype(c), TN_SHAPE(c->width), 0, 1, "norm");
     if (c->tied && !image) m->head = m->embedding;
     else m->head = model_parameter(m->params, model_dtype(c), TN_SHAPE(m->n_tokens, c->width), model_deviation(c), 0, "head");
+    tn_label_pop(cx);
     m->rope = model_frequencies(cx, model_angles(c, image), c->rope_base);
     m->training = (model_call){ .cx = cx, .training = true, .config = c, .rope = m->rope, .grid = m->grid, .dropout = c->dropout };
     plan_recompute(m);
@@ -100,9 +114,7 @@ static tn_tensor *layer_in_training(void *layer, tn_tensor *const *x, int n) {
 static tn_tensor *run_layers(const model_group *group, const model_call *call, model_cache *caches, tn_tensor *x) {
     const model *m = group->model;
     for (int i = group->first; i < group->first + group->count; i++) {
-        char label[32];
-        snprintf(label, sizeof label, "layer.%d", i);
-        tn_label_push(m->cx, label);
+        push_layer(m->cx, i);
         tn_scope *scope = tn_scope_begin(m->cx);
         bool offloads = call->training && m->layer[i].again == TRAIN_OFFLOAD;
         x = tn_scope_return(scope, offloads ? tn_offload_block(m->cx, layer_in_training, (void *)&m->layer[i], &x, 1)

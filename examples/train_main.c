@@ -33,7 +33,7 @@ static bool read_line(const train_line *line, train_request *request, train_conf
     const tn_cli_option own[] = {
         { "config", TN_CLI_TEXT, &request->config, "FILE", "JSON object with any of the keys below", NULL },
         { "resume", TN_CLI_FLAG, &request->resume, NULL, "go on from the newest checkpoint in --out, if there is one", NULL },
-        { NULL },
+        { .name = NULL },
     };
     tn_cli_option *options = train_config_options(config, own);
     int n_arguments = 0;

@@ -73,16 +73,22 @@ static tn_status stream_create(tn_device *device, tn_stream *stream) {
     return TN_OK;
 }
 
+static cudaEvent_t event_of(tn_device_event event) { return (cudaEvent_t)(uintptr_t)event.handle; }
+
+/* Nobody could do anything about a failure, and the next launch is not to answer for it. */
+static void destroy(cudaEvent_t event) {
+    cudaEventDestroy(event);
+    cudaGetLastError();
+}
+
 static tn_status event_record(tn_device *device, tn_stream stream, tn_device_event *event) {
     cudaEvent_t recorded;
     RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&recorded, cudaEventDisableTiming), "cudaEventCreate"));
     tn_status status = SAID(device, cudaEventRecord(recorded, stream_of(device, stream)), "cudaEventRecord");
-    if (status != TN_OK) cudaEventDestroy(recorded);
+    if (status != TN_OK) destroy(recorded);
     event->handle = (uint64_t)(uintptr_t)recorded;
     return status;
 }
-
-static cudaEvent_t event_of(tn_device_event event) { return (cudaEvent_t)(uintptr_t)event.handle; }
 
 static tn_status event_done(tn_device *device, tn_device_event event, bool *done) {
     cudaError_t error = cudaEventQuery(event_of(event));
@@ -92,12 +98,14 @@ static tn_status event_done(tn_device *device, tn_device_event event, bool *done
         return TN_OK;
     }
     RETURN_UNLESS_OK(SAID(device, error, "cudaEventQuery"));
-    return SAID(device, cudaEventDestroy(event_of(event)), "cudaEventDestroy");
+    destroy(event_of(event));
+    return TN_OK;
 }
 
 static tn_status event_wait(tn_device *device, tn_device_event event) {
-    RETURN_UNLESS_OK(SAID(device, cudaEventSynchronize(event_of(event)), "cudaEventSynchronize"));
-    return SAID(device, cudaEventDestroy(event_of(event)), "cudaEventDestroy");
+    tn_status status = SAID(device, cudaEventSynchronize(event_of(event)), "cudaEventSynchronize");
+    destroy(event_of(event));
+    return status;
 }
 
 static tn_status stream_wait(tn_device *device, tn_stream waiting, tn_stream awaited) {
@@ -105,7 +113,7 @@ static tn_status stream_wait(tn_device *device, tn_stream waiting, tn_stream awa
     RETURN_UNLESS_OK(SAID(device, cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate"));
     tn_status status = SAID(device, cudaEventRecord(event, stream_of(device, awaited)), "cudaEventRecord");
     if (status == TN_OK) status = SAID(device, cudaStreamWaitEvent(stream_of(device, waiting), event, 0), "cudaStreamWaitEvent");
-    cudaEventDestroy(event); /* the wait that was put on the stream keeps what it needs */
+    destroy(event); /* the wait that was put on the stream keeps what it needs */
     return status;
 }
 

@@ -48,8 +48,8 @@ tn_graph *tn_graph_end(tn_context *cx) {
     bool fine = tn_ready(cx) && said(cx, error, "cudaStreamEndCapture") &&
                 said(cx, cudaGraphInstantiate(&graph->executable, recorded, 0), "cudaGraphInstantiate");
     if (recorded) cudaGraphDestroy(recorded);
+    cudaGetLastError(); /* of a capture that was broken off: the stream is as before. Nor is the next launch to answer for this. */
     if (fine) return graph;
-    cudaGetLastError(); /* of a capture that was broken off: the stream is as before */
     tn_graph_free(graph);
     return NULL;
 }
@@ -63,6 +63,7 @@ void tn_graph_free(tn_graph *graph) {
     if (!graph) return;
     cudaStreamSynchronize(tn_native_stream(graph->cx));
     if (graph->executable) cudaGraphExecDestroy(graph->executable);
+    cudaGetLastError(); /* the next launch is not to answer for these */
     tn_allocator_pool_release(graph->cx->allocator, graph->pool);
     tn_host_free(graph);
 }

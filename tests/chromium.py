@@ -24,6 +24,17 @@ def program():
     return next(filter(None, map(shutil.which, [os.environ.get("CHROMIUM", "")] + list(NAMES))), None)
 
 
+def starts():
+    """Whether there is one that opens a page: it may be there and miss a library, or a right."""
+    if not program():
+        return False
+    try:
+        with Page("about:blank", seconds=45) as page:
+            return page.evaluate("1 + 1") == 2
+    except (OSError, TimeoutError, RuntimeError):
+        return False
+
+
 class Page:
     def __init__(self, url, width=1200, height=900, dark=False, seconds=60):
         self.until = time.monotonic() + seconds

@@ -58,6 +58,7 @@ void fault_everywhere(const fault_scenario *s, fault_world start, fault_kind kin
 /* All kinds but CUDA's, once and for ever. */
 void fault_all_kinds(const fault_scenario *s, fault_world start);
 
+bool fault_wants_all(void);
 int64_t fault_entries_of(const char *folder);
 tn_context *fault_open_context(const char *device);
 

@@ -32,9 +32,15 @@ def build_option(name):
     return next(option["value"] for option in options if option["name"] == name)
 
 
+def skip_if_sanitized():
+    if build_option("b_sanitize") != "none":
+        skip("programs outside the build would need the sanitizers' run-time library too")
+
+
 @functools.cache
 def installed():
     """Where the installed files stand: a folder that stands for the prefix."""
+    skip_if_sanitized()
     root = os.path.join(scratch(), "root")
     run(["meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", root])
     prefix = root + build_option("prefix")
@@ -54,8 +60,3 @@ def surroundings():
     root = os.path.join(scratch(), "root")
     return {**os.environ, "PKG_CONFIG_PATH": os.path.dirname(one("**/tenon.pc")), "PKG_CONFIG_SYSROOT_DIR": root,
             "LD_LIBRARY_PATH": library, "TENON_TEST_COUNTS": ""}
-
-
-def skip_if_sanitized():
-    if build_option("b_sanitize") != "none":
-        skip("the library wants the sanitizers' run-time library")

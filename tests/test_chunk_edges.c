@@ -33,6 +33,8 @@ static const edge edges[] = {
     { "attention", { .name = "tiles", .in = { SHAPE(1, 65, 1, 3), SHAPE(1, 129, 1, 3), SHAPE(1, 129, 1, 2) } } },
     { "attention", { .name = "two-heads", .in = { SHAPE(1, 33, 2, 3), SHAPE(1, 257, 1, 3), SHAPE(1, 257, 1, 2) } } },
     { "attention", { .name = "causal", .in = { SHAPE(1, 129, 1, 3), SHAPE(1, 129, 1, 3), SHAPE(1, 129, 1, 2) }, .attrs = "{\"causal\": true}" } },
+    { "attention", { .name = "causal-last", .in = { SHAPE(1, 40, 1, 3), SHAPE(1, 140, 1, 3), SHAPE(1, 140, 1, 2) }, .attrs = "{\"causal\": true}" } },
+    { "attention", { .name = "causal-first", .in = { SHAPE(1, 140, 1, 3), SHAPE(1, 40, 1, 3), SHAPE(1, 40, 1, 2) }, .attrs = "{\"causal\": true}" } },
     { "tpa_attention", { .name = "tiles", .in = { SHAPE(1, 65, 2, 2), SHAPE(1, 65, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 2) } } },
     { "tpa_attention", { .name = "causal", .in = { SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 2) }, .attrs = "{\"causal\": true}" } },
     /* chunks of at most 1024 rows, as even as can be; panels of weights, in bf16, of 2^20 elements */

@@ -12,6 +12,7 @@ The pages that are written by programs are compared with what these write."""
 
 import functools
 import glob
+import json
 import os
 import re
 import shlex
@@ -208,8 +209,24 @@ def test_accuracy_table():
             want(near, f"{op} {dtype} {kind}: {error}, and accuracy.md says {cell}: run docs/accuracy.py")
 
 
+def test_accuracy_of_all_ops():
+    """The tests of the registry hold each to its tolerance; here: is every op there, and no figure above that?"""
+    skip_if_sanitized()
+    sys.path.insert(0, os.path.join(SOURCES, "docs"))
+    import accuracy
+    ops = json.loads(run([os.path.join(BUILD, "examples/tenon-op"), "--list", "--json"]))["ops"]
+    stored = accuracy.stored("cpu samples")
+    lacking = {op["name"] for op in ops if op["differentiable"]} - stored.keys()
+    want(not lacking, f"accuracy.md lacks {sorted(lacking)}: run docs/accuracy.py")
+    want(stored.keys() <= {op["name"] for op in ops}, f"accuracy.md has ops that are not there: {sorted(stored)}")
+    for op, cells in stored.items():
+        for dtype, figures in (("f32", cells[:2]), ("bf16", cells[2:])):
+            want(all(float(figure or 0) <= accuracy.LIMITS[dtype] for figure in figures), f"accuracy.md: {op} {dtype}: {figures}")
+
+
 def cases(slow):
-    written = {} if slow else {"links": test_links, "reference_written": test_reference, "accuracy_measured": test_accuracy_table}
+    written = {} if slow else {"links": test_links, "reference_written": test_reference, "accuracy_measured": test_accuracy_table,
+                                "accuracy_of_all_ops": test_accuracy_of_all_ops}
     return {**written, **{name: functools.partial(run_page, path) for name, path in pages().items() if is_slow(path) == slow}}
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 import script_cases
+from installed_copy import build_option
 from script_cases import BUILD, skip, want
 
 MOST = 0.03  # of a step
@@ -36,6 +37,8 @@ def instructions(option):
     """Of the step that is looked at: the last of the four that run, two of them dry."""
     if not shutil.which("valgrind"):
         skip("there is no valgrind")
+    if build_option("b_sanitize") != "none":
+        skip("valgrind does not run what the sanitizers have changed")
     with tempfile.TemporaryDirectory(prefix="tenon-history-") as folder:
         tenon_mem(option, threads=1, before=[
             "valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=train_step", "--dump-after=train_step",
@@ -61,7 +64,7 @@ def costs_little():
 def takes_little_time():
     """Said, not tested: the fastest step of many, on and off in turns."""
     fastest = {WITH: float("inf"), WITHOUT: float("inf")}
-    for _ in range(5):
+    for _ in range(3):
         for option in fastest:
             fastest[option] = min(fastest[option], float(re.search(r"a step, ([\d.]+) ms", tenon_mem(option, "--repeat=40"))[1]))
     on, off = fastest[WITH], fastest[WITHOUT]

@@ -305,7 +305,9 @@ static void test_snapshot(void **unused) {
     TN_TEST_WANT(tn_memory_write_snapshot(cx, path), "%s", tn_error(cx));
     json_t *snapshot = read_json(), *segment, *event;
     size_t i;
-    json_array_foreach(json_object_get(snapshot, "segments"), i, segment) check_segment(segment);
+    json_array_foreach(json_object_get(snapshot, "segments"), i, segment) {
+        check_segment(segment);
+    }
     TN_TEST_WANT(i > 0, "there are segments");
     int64_t requested = 0, completed = 0, unknown = 0;
     json_array_foreach(json_array_get(json_object_get(snapshot, "device_traces"), 0), i, event) {

@@ -169,6 +169,16 @@ def prediction_holds_with_recompute():
             check_figures(*MODEL, "--layers=3", "--model=" + model, "--recompute=" + recompute)
 
 
+def a_budget_chooses():
+    model = [*MODEL, "--layers=4", "--width=64", "--batch=4"]
+    check_figures(*model, "--activation_budget=2400000")
+    said = tenon_mem(*model, "--activation_budget=2400000", "--rows=0")
+    chosen = re.search(r"recompute (\S+);", said)[1]
+    rows = dict(re.findall(r"^  (\S+) +([\d.]+ \w+) .*%(?:   as run here)?$", said, re.MULTILINE))
+    want(chosen != "none" and {"none", "block", "offload", chosen} <= set(rows), f"chosen is {chosen}, of {rows}")
+    want(re.search(rf"^  {re.escape(chosen)} .*as run here$", said, re.MULTILINE), "the one that was run is marked")
+
+
 def every_op_holds_what_its_formula_says():
     listed = subprocess.run([BUILD + "/examples/tenon-op", "--list", "--json"], capture_output=True, text=True, check=True)
     names = [op["name"] for op in json.loads(listed.stdout)["ops"]]
@@ -186,4 +196,4 @@ def attributes_choose_the_sample():
 if __name__ == "__main__":
     sys.exit(script_cases.main("test_memory_files", {f.__name__: f for f in (
         snapshot_opens, trace_opens, csv_opens, forgotten_events, broken_ones_are_found, prediction_is_what_the_demo_models_take,
-        prediction_holds_with_recompute, every_op_holds_what_its_formula_says, attributes_choose_the_sample)}))
+        prediction_holds_with_recompute, a_budget_chooses, every_op_holds_what_its_formula_says, attributes_choose_the_sample)}))

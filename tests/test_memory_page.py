@@ -19,8 +19,8 @@ MODEL = ["--task=uniform", "--task_length=32", "--task_vocab=64", "--layers=2", 
 
 @functools.cache
 def page_url():
-    if not chromium.program():
-        skip("there is no Chromium")
+    if not chromium.starts():
+        skip("there is no Chromium that starts")
     folder = tempfile.mkdtemp(prefix="tenon-page-")
     atexit.register(shutil.rmtree, folder, True)
     path = os.path.join(folder, "memory.html")

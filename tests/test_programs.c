@@ -386,6 +386,7 @@ static void test_mem(void **state) {
     want_text(events, "time_ns,event,");
     free(events);
     WANT_REFUSAL("'frobnicate'", TENON_MEM, "--device=cpu", "--op=frobnicate");
+    WANT_REFUSAL("--repeat", TENON_MEM, "--device=cpu", "--repeat=0");
     WANT_REFUSAL("--set", TENON_MEM, "--device=cpu", "--op=rms_norm", "--set", "frob=1");
 }
 

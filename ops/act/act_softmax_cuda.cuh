@@ -1,8 +1,8 @@
 /* What the softmax kernels share: exponentials, and blocks that keep a piece of a row or slab in shared memory.
  *
- * A held row (or slab) is cut into as many runs as it takes blocks of HELD_BYTES to hold it; these form a group. Two blocks fit on a
- * multiprocessor, so that one computes while the other moves bytes. Each group takes every so many-th row, and each thread reads only what it
- * copied itself; while a pack is stored, the same pack of the next row is asked for.
+ * A held row (or slab) is cut into as many runs as it takes blocks to hold it; these form a group. Two blocks fit on a multiprocessor, so
+ * that one computes while the other moves bytes. Each group takes every so many-th row, and each thread reads only what it copied itself;
+ * while a pack is stored, the same pack of the next row is asked for.
  *
  *     group 0: [run 0 | run 1 | ..] of row 0, then of row n_groups, ..      maxima and sums go over the board of tn_group
  *     group 1: [run 0 | run 1 | ..] of row 1, ..

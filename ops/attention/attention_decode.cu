@@ -393,12 +393,10 @@ bool split_in_cluster(const tn_at_problem *p, const tn_device *device, const for
     return false;
 }
 
-/* Sequences short enough for attention_decode_short.cu, while there are few enough of them: a cluster of 1, 2 or 8 blocks each. */
+/* Sequences short enough for attention_decode_short.cu, while there are few enough of them. */
 bool split_short(const tn_at_problem *p, const tn_device *device, tn_at_split *split) {
-    int size = p->m <= 64 ? 1 : p->m <= 256 ? 2 : 8;
-    int64_t blocks = size * p->b * head_blocks(p), most = multiprocessors_of(device) * (size < 8 ? 2 : 1);
-    if (p->m > 512 || blocks > most) return false;
-    *split = { size, size, p->m > 128 && p->m <= 256 ? 128 : 64, true };
+    if (p->m > 256 || p->b * head_blocks(p) > multiprocessors_of(device)) return false;
+    *split = { 1, 1, p->m <= 64 ? 64 : p->m <= 128 ? 128 : 256, true };
     return true;
 }
 
@@ -456,8 +454,8 @@ bool tn_at_decode_fits(const tn_at_problem *p, const tn_device *device) {
     bool widths = p->d == p->e && (p->d == 128 || p->d == 64);
     bool aligned = tn_aligned16(p->k.a) && tn_aligned16(p->k.x) && tn_aligned16(p->v.a) && tn_aligned16(p->v.x) && tn_aligned16(p->q.a) &&
                    tn_aligned16(p->q.x) && tn_aligned16(p->o);
-    return p->k.rank == 1 && p->v.rank == 1 && p->q.rank <= TN_AT_MOST_RANKS && widths && p->h % 8 == 0 && aligned && p->b > 0 && p->b < 65536 &&
-           head_blocks(p) < 65536;
+    return p->k.rank == 1 && p->v.rank == 1 && p->q.rank <= TN_AT_MOST_RANKS && widths && p->h % 8 == 0 && aligned && p->b > 0 &&
+           p->b < 65536 && head_blocks(p) < 65536;
 }
 
 size_t tn_at_decode_workspace(const tn_at_problem *p, const tn_device *device) {
@@ -489,7 +487,7 @@ int tn_at_decode_forward(const tn_at_problem *p, const tn_device *device, void *
     a.hopper = device->cuda_path == TN_CUDA_HOPPER;
     cudaStream_t on = (cudaStream_t)stream;
     int64_t groups = head_blocks(p);
-    if (split.is_short) return tn_at_decode_short(&a, p->d, &split, groups, on);
+    if (split.is_short) return tn_at_decode_short(&a, p->d, groups, on);
     if (p->d == 128) return (int)(is_wide(p) ? start<128, 128, 2> : start<128, 128, 1>)(a, split, groups, on);
     return (int)(is_wide(p) ? start<64, 64, 2> : start<64, 64, 1>)(a, split, groups, on);
 }

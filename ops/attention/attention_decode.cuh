@@ -114,7 +114,7 @@ __device__ __forceinline__ void tn_at_decode_make_query(int ranks, const unsigne
 /* Of numbers whose maximum is `most`, beside others whose maximum is `top`. */
 __device__ __forceinline__ float tn_at_weight_of(float most, float top) { return most == -INFINITY ? 0.0f : tn_at_exp2(most - top); }
 
-/* One tile of 64 keys, or two, for each block of a cluster (attention_decode_short.cu). Returns a cudaError_t. */
-int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, const tn_at_split *split, int64_t head_groups, cudaStream_t stream);
+/* A chunk of 64, 128 or 256 keys, which is all there are, for each block (attention_decode_short.cu). Returns a cudaError_t. */
+int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, int64_t head_groups, cudaStream_t stream);
 
 #endif

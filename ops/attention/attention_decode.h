@@ -9,12 +9,12 @@
 extern "C" {
 #endif
 
-/* How the keys of a sequence are spread: `splits` blocks take `chunk` keys each, `cluster` of them merge through each other's shared memory,
- * and what is left of more than one cluster is merged by a second kernel. */
+/* How the keys of a sequence are spread: `splits` blocks take `chunk` keys each, `cluster` of them merge through each other's shared
+ * memory, and what is left of more than one cluster is merged by a second kernel. */
 typedef struct tn_at_split {
     int splits, cluster;
     int64_t chunk;
-    bool is_short; /* for the kernel of few keys; one cluster a sequence */
+    bool is_short; /* one chunk, for the kernel of few keys */
 } tn_at_split;
 
 /* Does the problem fit these kernels? */

@@ -21,35 +21,54 @@ struct order {
     __device__ __forceinline__ int of_angle(int angle) const { return how == TN_BWD_ROTATE ? (angle >> 3) * 16 + (angle & 7) : angle; }
 };
 
-/* ds = the parts of dS (+ begin), four columns a thread. */
-__global__ void state_sum(tn_bwd_deal deal, order slots, int rows, int e, const float *parts, const float *begin, float *ds) {
+/* ds = the parts of dS (+ begin), four columns a thread. Where a slice has many parts, runs of threads add up every Runs-th of them, then these. */
+template <int Runs>
+__global__ void __launch_bounds__(256)
+    state_sum(tn_bwd_deal deal, order slots, int rows, int e, const float *parts, const float *begin, float *ds) {
+    constexpr int items = 256 / Runs;
+    __shared__ float4 of_runs[Runs > 1 ? Runs : 1][items];
     const int64_t slice = blockIdx.y,
                   padded = (int64_t)(slots.how == TN_BWD_COSINE || slots.how == TN_BWD_BROAD ? 2 : 1) * slots.width * slots.width;
-    const int per_row = e / 4;
+    const int per_row = e / 4, item = (int)threadIdx.x % items, run = (int)threadIdx.x / items, at = (int)blockIdx.x * items + item;
+    const bool there = at < rows * per_row;
+    const int row = at / per_row, column = at % per_row * 4;
+    const int64_t to = (slice * rows + row) * e + column;
     tn_bwd_let_next_start();
     tn_bwd_await_previous();
-    uint32_t block = 1, last = 0;
-    if (deal.all)
-        block = tn_bwd_owner(deal, (uint32_t)slice * deal.tiles), last = tn_bwd_owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
-    for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < rows * per_row; at += gridDim.x * blockDim.x) {
-        int row = at / per_row, column = at % per_row * 4;
-        const int64_t to = (slice * rows + row) * e + column;
-        float4 sum = begin ? *reinterpret_cast<const float4 *>(begin + to) : make_float4(0, 0, 0, 0);
+    float4 sum = make_float4(0, 0, 0, 0);
+    if (there) {
+        if (begin && run == 0) sum = *reinterpret_cast<const float4 *>(begin + to);
+        uint32_t block = 1, last = 0;
+        if (deal.all)
+            block = tn_bwd_owner(deal, (uint32_t)slice * deal.tiles), last = tn_bwd_owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
         const float *from = parts + slots.of_encoded(row) * slots.width + column;
 #pragma unroll 4
-        for (uint32_t b = block; b <= last; b++) {
+        for (uint32_t b = block + run; b <= last; b += Runs) {
             float4 part = *reinterpret_cast<const float4 *>(from + ((int64_t)b + slice) * padded);
             sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
         }
-        *reinterpret_cast<float4 *>(ds + to) = sum;
     }
+    if (Runs > 1) {
+        of_runs[run][item] = sum;
+        __syncthreads();
+        if (run != 0) return;
+#pragma unroll
+        for (int other = 1; other < Runs; other++) {
+            const float4 part = of_runs[other][item];
+            sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+        }
+    }
+    if (there) *reinterpret_cast<float4 *>(ds + to) = sum;
 }
 
-__device__ __forceinline__ float pieces_sum(const tn_bwd_deal &deal, int64_t slice, int width, int slot, const float *sums) {
+/* Every `step`-th piece from `begin` on. */
+__device__ __forceinline__ float pieces_sum(const tn_bwd_deal &deal, int64_t slice, int width, int slot, const float *sums, uint32_t begin,
+                                            uint32_t step) {
     if (!deal.tiles) return 0;
     float sum = 0;
     const uint32_t last = tn_bwd_owner(deal, ((uint32_t)slice + 1) * deal.tiles - 1);
-    for (uint32_t block = tn_bwd_owner(deal, (uint32_t)slice * deal.tiles); block <= last; block++)
+#pragma unroll 4
+    for (uint32_t block = tn_bwd_owner(deal, (uint32_t)slice * deal.tiles) + begin; block <= last; block += step)
         sum += sums[((int64_t)block + slice) * width + slot];
     return sum;
 }
@@ -57,27 +76,34 @@ __device__ __forceinline__ float pieces_sum(const tn_bwd_deal &deal, int64_t sli
 /* off[slice][slot] = the sum of p dp. */
 __global__ void off_sum(tn_bwd_deal deal, int64_t slices, int width, const float *sums, float *off) {
     for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < slices * width; at += (int64_t)gridDim.x * blockDim.x)
-        off[at] = pieces_sum(deal, at / width, width, (int)(at % width), sums);
+        off[at] = pieces_sum(deal, at / width, width, (int)(at % width), sums, 0, 1);
 }
 
-/* dtheta[head][column]: a block adds, for 32 columns of a head, eight runs of slices, then these. */
-__global__ void __launch_bounds__(256) theta_sum(tn_bwd_deal of_q, tn_bwd_deal of_k, tn_lrpe_grid grid, order slots, int64_t slices,
-                                                 int64_t heads, const float *q_sums, const float *k_sums, float *dtheta) {
-    __shared__ float runs[8][32];
+enum { THETA_RUNS = 16 };
+
+/* dtheta[head][column]: a block has 32 columns of a head, and for each of them runs: of the head's slices every `slice_runs`-th, and of their pieces
+ * every THETA_RUNS / slice_runs-th; then the runs are added. */
+__global__ void __launch_bounds__(32 * THETA_RUNS, 1)
+    theta_sum(tn_bwd_deal of_q, tn_bwd_deal of_k, tn_lrpe_grid grid, order slots, int64_t slices, int64_t heads, int slice_runs,
+              const float *q_sums, const float *k_sums, float *dtheta) {
+    __shared__ float runs[THETA_RUNS][32];
     const int64_t head = blockIdx.y, column = (int64_t)blockIdx.x * 32 + threadIdx.x % 32, step = grid.theta_heads == 1 ? 1 : heads;
-    const int run = (int)threadIdx.x / 32;
+    const int run = (int)threadIdx.x / 32, piece_runs = THETA_RUNS / slice_runs;
+    const uint32_t piece = (uint32_t)(run / slice_runs);
     float sum = 0;
     tn_bwd_await_previous();
     if (column < grid.theta_width)
-        for (int64_t slice = head + run * step; slice < slices; slice += 8 * step)
+        for (int64_t slice = head + run % slice_runs * step; slice < slices; slice += slice_runs * step)
             for (int64_t angle = column; angle < grid.angles && tn_lrpe_axis(&grid, angle) >= 0; angle += grid.theta_width) {
                 const int slot = slots.of_angle((int)angle);
-                sum += pieces_sum(of_q, slice, slots.width, slot, q_sums) + pieces_sum(of_k, slice, slots.width, slot, k_sums);
+                sum += pieces_sum(of_q, slice, slots.width, slot, q_sums, piece, piece_runs) +
+                       pieces_sum(of_k, slice, slots.width, slot, k_sums, piece, piece_runs);
             }
     runs[run][threadIdx.x % 32] = sum;
     __syncthreads();
     if (run != 0 || column >= grid.theta_width) return;
-    for (int other = 1; other < 8; other++) sum += runs[other][threadIdx.x];
+#pragma unroll
+    for (int other = 1; other < THETA_RUNS; other++) sum += runs[other][threadIdx.x];
     dtheta[head * grid.theta_width + column] = sum;
 }
 
@@ -213,8 +239,33 @@ int run_pass(tn_bwd_pass pass, const plan &l, int64_t slices, float *off, int (*
     return run(&pass, l.width, l.wgmma, stream);
 }
 
+template <int Runs>
+int sum_state(const tn_la_problem *p, const plan &l, const order &slots, const float *parts, float *ds, bool early, cudaStream_t stream) {
+    const int rows = (int)p->state_rows, e = (int)p->e, items = rows * e / 4, of_block = 256 / Runs;
+    const float *begin = (const float *)p->dstate_out;
+    const dim3 grid((unsigned)((items + of_block - 1) / of_block), (unsigned)(p->b * p->h));
+    if (early) return (int)tn_bwd_launch_early(state_sum<Runs>, grid, 256, 0, stream, l.q, slots, rows, e, parts, begin, ds);
+    state_sum<Runs><<<grid, 256, 0, stream>>>(l.q, slots, rows, e, parts, begin, ds);
+    return (int)cudaGetLastError();
+}
+
+int sum_theta(const tn_la_problem *p, const plan &l, const order &slots, const float *q_sums, const float *k_sums, bool early,
+              cudaStream_t stream) {
+    const tn_lrpe_grid &grid = p->q.grid;
+    const dim3 blocks((unsigned)((grid.theta_width + 31) / 32), (unsigned)grid.theta_heads);
+    const int64_t slices = p->b * p->h, of_head = slices / grid.theta_heads;
+    int slice_runs = 1;
+    while (slice_runs < THETA_RUNS && 2 * slice_runs <= of_head) slice_runs *= 2;
+    float *dtheta = (float *)p->dtheta;
+    if (early)
+        return (int)tn_bwd_launch_early(theta_sum, blocks, 32 * THETA_RUNS, 0, stream, l.q, l.k, grid, slots, slices, p->h, slice_runs,
+                                        q_sums, k_sums, dtheta);
+    theta_sum<<<blocks, 32 * THETA_RUNS, 0, stream>>>(l.q, l.k, grid, slots, slices, p->h, slice_runs, q_sums, k_sums, dtheta);
+    return (int)cudaGetLastError();
+}
+
 int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStream_t stream) {
-    const int64_t slices = p->b * p->h, of_slice = p->state_rows * p->e;
+    const int64_t slices = p->b * p->h;
     if (slices == 0) return 0;
     const order slots = { l.broad                ? TN_BWD_BROAD
                           : !p->encoded          ? TN_BWD_PLAIN
@@ -266,13 +317,7 @@ int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStrea
     }
     if (error) return error;
     if (of_state && !l.by_parts) {
-        const int items = (int)(of_slice / 4);
-        const float *begin = p->dstate_out ? (const float *)p->dstate_out : NULL;
-        const dim3 grid((unsigned)((items + 255) / 256), (unsigned)slices);
-        const float *parts = workspace + l.parts;
-        const int rows = (int)p->state_rows, e = (int)p->e;
-        if (early) error = (int)tn_bwd_launch_early(state_sum, grid, 256, 0, stream, l.q, slots, rows, e, parts, begin, ds);
-        else state_sum<<<grid, 256, 0, stream>>>(l.q, slots, rows, e, parts, begin, ds);
+        error = (l.q.blocks > 8 * (uint64_t)slices ? sum_state<8> : sum_state<1>)(p, l, slots, workspace + l.parts, ds, early, stream);
         if (error) return error;
     }
     if (of_keys) {
@@ -280,15 +325,7 @@ int run_tiles(const tn_la_problem *p, const plan &l, float *workspace, cudaStrea
                             : run_pass(k, l, slices, workspace + l.k_off, l.broad ? tn_bwd_run_kv_broad : tn_bwd_run_kv, stream);
         if (error) return error;
     }
-    if (p->dtheta) {
-        const tn_lrpe_grid &grid = p->q.grid;
-        const dim3 blocks((unsigned)((grid.theta_width + 31) / 32), (unsigned)grid.theta_heads);
-        const float *q_sums = q.sums, *k_sums = k.sums;
-        float *dtheta = (float *)p->dtheta;
-        if (early)
-            return (int)tn_bwd_launch_early(theta_sum, blocks, 256, 0, stream, l.q, l.k, grid, slots, slices, p->h, q_sums, k_sums, dtheta);
-        theta_sum<<<blocks, 256, 0, stream>>>(l.q, l.k, grid, slots, slices, p->h, q_sums, k_sums, dtheta);
-    }
+    if (p->dtheta) return sum_theta(p, l, slots, q.sums, k.sums, early, stream);
     return (int)cudaGetLastError();
 }
 

@@ -51,6 +51,29 @@ struct tn_bwd_cosine_turn {
     }
 };
 
+/* A state (f32 [d'][e], dense) times `scale` as a bf16 tile, rows in the order of slots; `thread` of `Threads` has a part. */
+template <int Threads, int AtOnce> TN_TILE_DEVICE void tn_bwd_cosine_load_state(uint32_t to, const float *state, float scale, int thread) {
+    using Z = tn_bwd_full;
+    constexpr int per_row = Z::W / 8;
+#pragma unroll 1
+    for (int i = thread; i < Z::F * per_row; i += AtOnce * Threads) {
+        float4 x[AtOnce][2];
+#pragma unroll
+        for (int j = 0; j < AtOnce; j++) {
+            const int at = i + j * Threads, row = tn_bwd_feature<Z>(false, Z::W, at / per_row);
+            const float4 *from = reinterpret_cast<const float4 *>(state + row * Z::W) + at % per_row * 2;
+            x[j][0] = from[0], x[j][1] = from[1];
+        }
+#pragma unroll
+        for (int j = 0; j < AtOnce; j++) {
+            const int at = i + j * Threads;
+            tn_tile_write(to + tn_tile_chunk(Z::F, at / per_row, at % per_row),
+                          make_uint4(tn_pair_of(scale * x[j][0].x, scale * x[j][0].y), tn_pair_of(scale * x[j][0].z, scale * x[j][0].w),
+                                     tn_pair_of(scale * x[j][1].x, scale * x[j][1].y), tn_pair_of(scale * x[j][1].z, scale * x[j][1].w)));
+        }
+    }
+}
+
 /* Table of a head's steps; all of 256 threads call it. Returns the rate of this thread's own angle. */
 TN_TILE_DEVICE tn_tile_rate tn_bwd_cosine_load_steps(float2 *steps, const tn_bwd_pass &p, uint32_t head) {
     const tn_lrpe_grid &grid = p.x.grid;

@@ -13,7 +13,7 @@ namespace {
 using Z = tn_bwd_shape<128, true, true, 2>; /* the share of an encoder or reader */
 
 enum { ENCODERS = 256, READERS = 256, THREADS = ENCODERS + READERS, STAGES = 3 };
-enum { STEADY = 1, ENCODED, MULTIPLIED, ROWS, READ, READY /* and READY + 1, in turn */, OUT = READY + 2 /* likewise */ };
+enum { STEADY = 1, ENCODED, MULTIPLIED, ROWS, READ, LEFT, LOADED, READY /* and READY + 1, in turn */, OUT = READY + 2 /* likewise */ };
 
 struct room {
     static constexpr int state = 0, encoded = Z::state_bytes, raw = encoded + Z::encoded_bytes, stage = 2 * Z::raw_bytes;
@@ -59,16 +59,17 @@ __device__ __forceinline__ void finish(const tn_bwd_pass &p, const float (&dvb)[
         tile.products[at.group * TN_BWD_TOKENS + at.row] = both[0], tile.products[at.group * TN_BWD_TOKENS + at.row + 8] = both[1];
 }
 
-/* dS of a slice, from the parts that the first pass has left. */
+/* dS of a slice, from the parts that the first pass has left; by the readers. */
 __device__ __forceinline__ void add_parts(uint32_t to, const tn_bwd_pass &p, uint32_t slice) {
     constexpr int per_row = Z::W / 8;
+    const int thread = (int)threadIdx.x - ENCODERS;
     const uint32_t block = tn_bwd_owner(p.dealt, slice * p.dealt.tiles), last = tn_bwd_owner(p.dealt, (slice + 1) * p.dealt.tiles - 1);
-    const float4 *from = reinterpret_cast<const float4 *>(p.state_parts + (int64_t)(block + slice) * (Z::F * Z::W)) + threadIdx.x * 2;
+    const float4 *from = reinterpret_cast<const float4 *>(p.state_parts + (int64_t)(block + slice) * (Z::F * Z::W)) + thread * 2;
 #pragma unroll 1
-    for (int i = 0; i < Z::F * per_row / ENCODERS; i += 4) {
+    for (int i = 0; i < Z::F * per_row / READERS; i += 4) {
         float4 sum[4][2];
 #pragma unroll
-        for (int j = 0; j < 4; j++) sum[j][0] = from[j * ENCODERS * 2], sum[j][1] = from[j * ENCODERS * 2 + 1];
+        for (int j = 0; j < 4; j++) sum[j][0] = from[j * READERS * 2], sum[j][1] = from[j * READERS * 2 + 1];
         const float4 *more = from;
         for (uint32_t b = block; b < last; b++) {
             more += Z::F * Z::W / 4;
@@ -76,18 +77,18 @@ __device__ __forceinline__ void add_parts(uint32_t to, const tn_bwd_pass &p, uin
             for (int j = 0; j < 4; j++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const float4 part = more[j * ENCODERS * 2 + half];
+                    const float4 part = more[j * READERS * 2 + half];
                     sum[j][half].x += part.x, sum[j][half].y += part.y, sum[j][half].z += part.z, sum[j][half].w += part.w;
                 }
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const int at = (i + j) * ENCODERS + (int)threadIdx.x;
+            const int at = (i + j) * READERS + thread;
             tn_tile_write(to + tn_tile_chunk(Z::F, at / per_row, at % per_row),
                           make_uint4(tn_pair_of(sum[j][0].x, sum[j][0].y), tn_pair_of(sum[j][0].z, sum[j][0].w),
                                      tn_pair_of(sum[j][1].x, sum[j][1].y), tn_pair_of(sum[j][1].z, sum[j][1].w)));
         }
-        from += 4 * ENCODERS * 2;
+        from += 4 * READERS * 2;
     }
 }
 
@@ -99,19 +100,18 @@ __device__ __forceinline__ void be_encoder(const tn_bwd_pass &p, char *shared) {
     tn_bwd_walk here(p.deal, blockIdx.x), next = here;
     fetch(p, place(shared, 0).k, next);
     fetch(p, place(shared, 1).k, next);
-    /* k and v are older than the kernel before. */
     tn_bwd_let_next_start();
-    tn_bwd_await_previous();
     int stage = 0, odd = 0;
     bool begun = false; /* has there been a tile? */
     while (here.left) {
         const uint32_t slice = here.slice;
-        /* No one needs the last slice's state and steps any more. */
+        /* Encoders are done with the last slice's dS. */
+        tn_bwd_tell<THREADS>(LEFT);
+        /* No one needs its steps any more. */
         if (begun) tn_bwd_meet<THREADS>(OUT + (odd ^ 1));
-        if (p.state_parts) add_parts(state, p, slice);
-        else tn_bwd_load_state<Z>(state, p.state + (int64_t)slice * Z::F * Z::W, 1.0f, Z::W, Z::W, false);
         const tn_tile_rate rate = tn_bwd_cosine_load_steps(steps, p, slice % p.deal.heads);
-        bool out = begun; /* is the tile before this one known to be done with? */
+        bool loaded = false; /* dS */
+        bool out = begun;    /* is the tile before this one known to be done with? */
         do {
             const place tile(shared, stage);
             tn_bwd_cosine_load_first<2>(tile.first, rate, (float)(here.token + p.x.grid.offset), (int)threadIdx.x / 128 * 2);
@@ -121,7 +121,9 @@ __device__ __forceinline__ void be_encoder(const tn_bwd_pass &p, char *shared) {
             tn_bwd_meet<ENCODERS>(STEADY);
             tn_bwd_cosine_encode_tile<Z, ROWS>(rows_of, kb, tile.k, { tile.first, steps }, at, p.x.act);
             tn_wgmma_publish();
-            tn_bwd_meet<ENCODERS>(ENCODED);
+            if (loaded) tn_bwd_meet<ENCODERS>(ENCODED);
+            else tn_bwd_meet<THREADS>(LOADED);
+            loaded = true;
             /* k has been read: dk may take its place. */
             if (p.x.act != TN_SOFTMAX) tn_bwd_tell<THREADS>(READY + odd);
             float dvb[Z::N][4];
@@ -186,10 +188,16 @@ __device__ __forceinline__ void be_reader(const tn_bwd_pass &p, char *shared) {
     tn_bwd_walk here(p.deal, blockIdx.x);
     tn_bwd_sums<Z> sums;
     int stage = 0, odd = 0;
+    /* dS comes from the kernel before; k and v, which encoders begin with, are older. */
     tn_bwd_await_previous();
     while (here.left) {
         const uint32_t slice = here.slice;
         sums.clear();
+        tn_bwd_meet<THREADS>(LEFT);
+        if (p.state_parts) add_parts(state, p, slice);
+        else tn_bwd_cosine_load_state<READERS, 8>(state, p.state + (int64_t)slice * Z::F * Z::W, 1.0f, (int)threadIdx.x - ENCODERS);
+        tn_wgmma_publish();
+        tn_bwd_meet<THREADS>(LOADED);
         do {
             const place tile(shared, stage);
             const tn_bwd_cosine_turn turn = { tile.first, steps };

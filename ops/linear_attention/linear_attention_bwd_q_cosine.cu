@@ -47,7 +47,6 @@ __device__ __forceinline__ void be_encoder(const tn_bwd_pass &p, char *shared) {
     bool two = true; /* the tile after it is on its way too */
     while (here.left) {
         const uint32_t slice = here.slice;
-        tn_bwd_load_state<Z>(base + room::state, p.state + (int64_t)slice * Z::F * Z::W, p.scale, Z::W, Z::W, false);
         const tn_tile_rate rate = tn_bwd_cosine_load_steps(reinterpret_cast<float2 *>(shared + room::steps), p, slice % p.deal.heads);
         do {
             const uint32_t tile = raw + odd * room::stage;
@@ -75,15 +74,16 @@ __device__ __forceinline__ void be_encoder(const tn_bwd_pass &p, char *shared) {
             here.move(p.x.tokens);
             odd ^= 1;
         } while (here.left && here.slice == slice);
-        tn_bwd_meet<THREADS>(OUT + (odd ^ 1));
         tn_wgmma_await<0>();
 #pragma unroll
         for (int i = 0; i < Z::M; i++) tn_wgmma_hold(ds[i]);
+        /* Readers are still at dq. */
+        const int64_t piece = (int64_t)blockIdx.x + slice;
+        if (p.state_parts) tn_bwd_leave_state<Z>(p.state_parts + piece * (Z::F * Z::W), p.scale, ds, at);
+        tn_bwd_meet<THREADS>(OUT + (odd ^ 1));
         tn_bwd_meet<ENCODERS>(STEADY);
         fetch(p, raw + (odd ^ 1) * room::stage, next);
         two = true;
-        const int64_t piece = (int64_t)blockIdx.x + slice;
-        if (p.state_parts) tn_bwd_leave_state<Z>(p.state_parts + piece * (Z::F * Z::W), p.scale, ds, at);
     }
     tn_tile_await<0>();
 }
@@ -176,6 +176,9 @@ __device__ __forceinline__ void be_reader(const tn_bwd_pass &p, char *shared) {
     add_up(shared, NULL);
     while (here.left) {
         const uint32_t slice = here.slice;
+        /* No reader needs the last slice's state any more, and only readers do. */
+        tn_bwd_cosine_load_state<READERS, 4>(state, p.state + (int64_t)slice * Z::F * Z::W, p.scale, (int)threadIdx.x - ENCODERS);
+        tn_wgmma_publish();
         do {
             const uint32_t q = base + room::raw + odd * room::stage, g = q + Z::raw_bytes, d_o = g + Z::raw_bytes;
             const int rows = tn_bwd_rows_left(p.x.tokens, here.token);

@@ -37,8 +37,8 @@ typedef struct tn_la_scan {
     tn_la_scan_operand gate; /* x NULL: none */
     bool decode;
     tn_la_scan_operand raw, times; /* times.x NULL: 1 */
-    float *dots;        /* <o_t, lrpe(act(raw_t))>, [parts][b h][n]; without decode of bare raw; NULL: not wanted */
-    float *theta_parts; /* decode: [sequences h][segments][angles]: sums of coordinate * dA; NULL: not wanted */
+    float *dots;                   /* <o_t, lrpe(act(raw_t))>, [parts][b h][n]; without decode of bare raw; NULL: not wanted */
+    float *theta_parts;            /* decode: [sequences h][segments][angles]: sums of coordinate * dA; NULL: not wanted */
 
     bool cosine;
     tn_lrpe_grid grid; /* of encoded operands, but for the offset */
@@ -71,7 +71,8 @@ size_t tn_la_scan_workspace(const tn_la_scan *scan, const tn_device *device);
 cudaError_t tn_la_scan_run(const tn_la_scan *scan, const tn_device *device, void *workspace, cudaStream_t stream);
 /* The scans of dk and dv together, with the workspace of the first. */
 bool tn_la_scan_pair_fits(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device);
-cudaError_t tn_la_scan_pair_run(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device, void *workspace, cudaStream_t stream);
+cudaError_t tn_la_scan_pair_run(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device, void *workspace,
+                                cudaStream_t stream);
 #endif
 
 #endif

@@ -92,7 +92,8 @@ static void finish_sum(const tn_op_call *call, const tn_norm_rows *job, int inpu
     tn_tensor *to = call->din[input];
     if (!to) return;
     size_t element = to->dtype == TN_F64 ? sizeof(double) : sizeof(float);
-    tn_norm_sum sum = { .first = (const char *)job->scratch + (size_t)(scratch_row * job->d) * element,
+    const char *scratch = job->scratch; /* none where there are no rows */
+    tn_norm_sum sum = { .first = scratch ? scratch + (size_t)(scratch_row * job->d) * element : NULL,
                         .to = to->data,
                         .n_chunks = tn_chunk_count(job->rows, job->grain),
                         .d = job->d,
