@@ -84,7 +84,10 @@ static bool close_file(const request *r, const char *path, FILE **file) {
 
 static bool write_document(const request *r, const json_t *document) {
     if (r->html) bench_html_write(document, r->html);
-    return !r->json || bench_document_write(document, r->json);
+    bool fine = !r->json || bench_document_write(document, r->json);
+    if (r->html) fflush(r->html); /* the peers may take their time to end */
+    if (r->json) fflush(r->json);
+    return fine;
 }
 
 static int measure(request *r) {

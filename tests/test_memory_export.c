@@ -166,32 +166,42 @@ static int64_t driver_used(tn_context *cx) {
     return (int64_t)(all - idle);
 }
 
-static void compare_with_driver(tn_context *cx, int64_t used_before, int64_t reserved_before) {
+/* False: another process, whose memory the driver counts too, came or went meanwhile; or we count wrongly. */
+static bool driver_agrees(tn_context *cx, int64_t used_before, int64_t reserved_before) {
     tn_memory_stats stats;
     tn_memory_stats_get(cx, &stats);
     int64_t reserved = stats.all.reserved.current - reserved_before, used = driver_used(cx) - used_before;
     int64_t overhead = DRIVER_PAGE * (stats.all.n_segments.current + 1);
-    TN_TEST_WANT(reserved <= used + DRIVER_PAGE && used <= reserved + overhead,
-                 "%lld bytes are reserved, and the driver counts %lld; %lld apart would be well", (long long)reserved, (long long)used,
-                 (long long)overhead);
+    if (reserved <= used + DRIVER_PAGE && used <= reserved + overhead) return true;
+    printf("%lld bytes are reserved, and the driver counts %lld; %lld apart would be well\n", (long long)reserved, (long long)used,
+           (long long)overhead);
+    return false;
 }
 
-static void test_driver(void **unused) {
-    (void)unused;
-    if (strcmp(tn_test_device(), "cuda") != 0) skip();
+static bool driver_agrees_all_along(void) {
     tn_context *cx = tn_open(&(tn_options){ .device = "cuda", .seed = 1 });
     run_steps(cx); /* loads the kernels, which take memory of their own */
     tn_memory_stats stats;
     tn_memory_stats_get(cx, &stats);
     int64_t used = driver_used(cx), reserved = stats.all.reserved.current;
     static const int64_t sizes[] = { 1000, 300000, 1500000, 9000000, 11000000, 33000001, 700000000 };
-    for (int i = 0; i < 7; i++)
-        for (int n = 0; n < 5; n++) {
+    bool agrees = true;
+    for (int i = 0; i < 7 && agrees; i++)
+        for (int n = 0; n < 5 && agrees; n++) {
             tn_empty(cx, TN_U8, TN_SHAPE(sizes[i] + 4096 * n));
             tn_test_ok(cx);
-            compare_with_driver(cx, used, reserved);
+            agrees = driver_agrees(cx, used, reserved);
         }
     tn_close(cx);
+    return agrees;
+}
+
+static void test_driver(void **unused) {
+    (void)unused;
+    if (strcmp(tn_test_device(), "cuda") != 0) skip();
+    bool agrees = false;
+    for (int attempt = 0; attempt < 10 && !agrees; attempt++) agrees = driver_agrees_all_along();
+    TN_TEST_WANT(agrees, "what is reserved is not what the driver counts, ten times");
 }
 #else
 static void test_driver(void **unused) {

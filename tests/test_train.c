@@ -248,8 +248,10 @@ static void what_runs_again_gives_the_same_bits(void **state) {
         TRAIN(0, NULL, ways[i], ALIKE, way);
         want_same_run("kept", ways[i]);
     }
-    TRAIN(0, "recompute=", "bounded", ALIKE, "--activation-budget=900000");
-    want_same_run("kept", "bounded");
+    if (strcmp(tn_test_device(), "cpu") == 0) { /* elsewhere workspaces of a size of their own come on top */
+        TRAIN(0, "recompute=", "bounded", ALIKE, "--activation-budget=900000");
+        want_same_run("kept", "bounded");
+    }
     TRAIN(2, "recompute = blocks", "wrong", "--recompute=blocks");
     TRAIN(2, "recompute = every-0", "wrong", "--recompute=every-0");
     TRAIN(2, "wanted one of them", "wrong", "--recompute=mlp", "--activation_budget=1000000");
