@@ -21,16 +21,19 @@
 
 #include "bf16.h"
 
-/* Clones need ifuncs, which call the resolver before ThreadSanitizer is up. "default" comes first because clang takes the
- * first version's features when it checks how vectors are passed. Before 18, clang makes the resolver of a static function global, and
- * two files that each have a clone of one name do not link. */
+/* Clones need ifuncs, which call the resolver before ThreadSanitizer is up; under AddressSanitizer one set is enough, since compiling it
+ * takes minutes. "default" comes first because clang takes the first version's features when it checks how vectors are passed. Before 18,
+ * clang makes the resolver of a static function global, and two files that each have a clone of one name do not link. */
 #if defined(__has_feature)
 #define TN_HAS_FEATURE(x) __has_feature(x)
 #else
 #define TN_HAS_FEATURE(x) 0
 #endif
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__) && !TN_HAS_FEATURE(thread_sanitizer) && \
-    !defined(TN_NO_SIMD_CLONES)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || TN_HAS_FEATURE(thread_sanitizer) || TN_HAS_FEATURE(address_sanitizer)
+#undef TN_NO_SIMD_CLONES
+#define TN_NO_SIMD_CLONES
+#endif
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(TN_NO_SIMD_CLONES)
 #if defined(__clang__)
 #if __clang_major__ >= 18
 #define TN_SIMD_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))

@@ -181,14 +181,14 @@ def all_sources(cuda):
 
 
 def read_equivalent():
-    """File, function and the changed line, with a reason before them."""
+    """File, function and the line before and after; the reason stands above."""
     known = set()
     path = os.path.join(ROOT, 'tests', 'mutants_equivalent.txt')
     with open(path) as file:
         for line in file:
             if line.strip() and not line.startswith('#'):
-                where, function, new = line.rstrip('\n').split(' | ')
-                known.add((where, function, new))
+                where, function, change = line.rstrip('\n').split(' | ')
+                known.add((where, function, change))
     return known
 
 
@@ -337,7 +337,7 @@ def main():
         with open(os.path.join(ROOT, path)) as file:
             texts[path] = file.read()
         for mutant in mutants_of(path):
-            if (path, mutant.function, line_of(texts[path], mutant)[1]) in known:
+            if (path, mutant.function, ' => '.join(line_of(texts[path], mutant))) in known:
                 n_equivalent += 1
             elif not options.line or mutant.line == options.line:
                 mutants.append(mutant)
