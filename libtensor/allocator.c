@@ -559,6 +559,8 @@ tn_allocator *tn_allocator_open(tn_device *device, const tn_allocator_options *o
     tn_allocator *allocator = tn_host_calloc(sizeof *allocator);
     if (!allocator) return NULL;
     if (!tn_allocator_history_open(allocator, options ? options->history_events : 0)) {
+        tn_form_book_free(&allocator->forms);
+        tn_host_free(allocator->events_memory);
         tn_host_free(allocator);
         return NULL;
     }

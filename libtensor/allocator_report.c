@@ -170,7 +170,7 @@ bool tn_allocator_history_open(tn_allocator *allocator, int64_t n_events) {
     const size_t line = alignof(tn_event_record);
     if ((uint64_t)n_events > (SIZE_MAX - line) / sizeof(tn_event_record)) return false;
     allocator->events_memory = tn_host_alloc((size_t)n_events * sizeof(tn_event_record) + line);
-    if (!allocator->events_memory) return false;
+    if (!allocator->events_memory || !tn_form_book_open(&allocator->forms)) return false;
     allocator->events = (tn_event_record *)(((uintptr_t)allocator->events_memory + line - 1) & ~(uintptr_t)(line - 1));
     allocator->event_capacity = (uint64_t)n_events;
     return true;

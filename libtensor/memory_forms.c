@@ -9,8 +9,25 @@
 /* A program that grows its shapes step by step must not fill the host with them. */
 #define MOST_FORMS ((uint64_t)1 << 16)
 
+enum { PAGE_FORMS = 128 };
+
+struct tn_form_page {
+    struct tn_form_page *older;
+    int n;
+    tn_form_entry entries[PAGE_FORMS];
+};
+
+static bool add_page(tn_form_book *book) {
+    tn_form_page *page = tn_host_alloc(sizeof *page);
+    if (!page) return false;
+    page->older = book->pages;
+    page->n = 0;
+    book->pages = page;
+    return true;
+}
+
 static bool grow(tn_form_book *book) {
-    uint64_t n_slots = book->n_slots ? 2 * book->n_slots : 256;
+    uint64_t n_slots = book->n_slots ? 2 * book->n_slots : 2 * PAGE_FORMS;
     tn_form_entry **slots = tn_host_calloc((size_t)n_slots * sizeof *slots);
     if (!slots) return false;
     for (uint64_t i = 0; i < book->n_slots; i++) {
@@ -27,8 +44,8 @@ static bool grow(tn_form_book *book) {
 
 static const tn_tensor_form *add(tn_form_book *book, uint64_t hash, tn_dtype dtype, const tn_shape *shape) {
     if (book->n == MOST_FORMS || (2 * book->n >= book->n_slots && !grow(book))) return NULL;
-    tn_form_entry *entry = tn_host_alloc(sizeof *entry);
-    if (!entry) return NULL;
+    if ((!book->pages || book->pages->n == PAGE_FORMS) && !add_page(book)) return NULL;
+    tn_form_entry *entry = &book->pages->entries[book->pages->n++];
     *entry = (tn_form_entry){ hash, { dtype, *shape } };
     uint64_t at = hash;
     while (book->slots[at & (book->n_slots - 1)]) at++;
@@ -45,8 +62,14 @@ const tn_tensor_form *tn_form_book_search(tn_form_book *book, uint64_t hash, tn_
     return add(book, hash, dtype, shape);
 }
 
+bool tn_form_book_open(tn_form_book *book) { return grow(book) && add_page(book); }
+
 void tn_form_book_free(tn_form_book *book) {
-    for (uint64_t i = 0; i < book->n_slots; i++) tn_host_free(book->slots[i]);
+    while (book->pages) {
+        tn_form_page *page = book->pages;
+        book->pages = page->older;
+        tn_host_free(page);
+    }
     tn_host_free(book->slots);
     *book = (tn_form_book){ 0 };
 }

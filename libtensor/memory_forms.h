@@ -9,11 +9,16 @@ typedef struct tn_form_entry {
     tn_tensor_form form;
 } tn_form_entry;
 
+typedef struct tn_form_page tn_form_page;
+
 typedef struct tn_form_book {
-    tn_form_entry **slots; /* open addressing over a power of two; NULL before the first form */
+    tn_form_entry **slots; /* open addressing over a power of two; NULL before it is opened */
     uint64_t n_slots, n;
+    tn_form_page *pages; /* where entries lie, newest first */
 } tn_form_book;
 
+/* Makes room for as many forms as most programs have, so that only others take host memory on the way. False: there is none. */
+bool tn_form_book_open(tn_form_book *book);
 /* Looks on where the first slot holds another one, and adds what is new. */
 const tn_tensor_form *tn_form_book_search(tn_form_book *book, uint64_t hash, tn_dtype dtype, const tn_shape *shape);
 
