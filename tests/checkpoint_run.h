@@ -16,7 +16,7 @@
 
 #define COUNT(array) ((int64_t)(sizeof(array) / sizeof(array)[0]))
 
-static char folder[64], run[80];
+static char folder[TN_TEST_FOLDER_BYTES], run[80];
 
 /* A little model with its optimizer, and the data position that goes with it. */
 typedef struct training {
@@ -158,12 +158,7 @@ static inline void write_all(const char *path, const void *bytes, size_t n_bytes
     { #function, function, set_up, NULL, NULL }
 
 static inline int run_in_folder(const char *name, const struct CMUnitTest *cases, size_t n_cases, int argc, char **argv) {
-    snprintf(folder, sizeof folder, "/tmp/tenon-test.XXXXXX");
-    if (!mkdtemp(folder)) return perror(folder), 1;
-    int code = tn_test_main(name, cases, n_cases, argc, argv);
-    char text[128];
-    snprintf(text, sizeof text, "rm -rf '%s'", folder);
-    return system(text) == 0 ? code : 1;
+    return tn_test_main_in_folder(folder, name, cases, n_cases, argc, argv);
 }
 
 #endif

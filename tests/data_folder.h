@@ -13,7 +13,7 @@
 
 #define COUNT(array) ((int64_t)(sizeof(array) / sizeof(array)[0]))
 
-static char folder[64];
+static char folder[TN_TEST_FOLDER_BYTES];
 static tn_context *cx;
 
 static inline const char *path_of(const char *name) {
@@ -70,12 +70,7 @@ static inline void put_u32(unsigned char *bytes, uint32_t value) {
     { #function, function, set_up, tear_down, NULL }
 
 static inline int run_in_folder(const char *name, const struct CMUnitTest *cases, size_t n_cases, int argc, char **argv) {
-    snprintf(folder, sizeof folder, "/tmp/tenon-test.XXXXXX");
-    if (!mkdtemp(folder)) return perror(folder), 1;
-    int code = tn_test_main(name, cases, n_cases, argc, argv);
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command) == 0 ? code : 1;
+    return tn_test_main_in_folder(folder, name, cases, n_cases, argc, argv);
 }
 
 #endif

@@ -9,7 +9,7 @@
 
 #include "libtensor/host_memory.h"
 
-char fault_folder[64];
+char fault_folder[TN_TEST_FOLDER_BYTES];
 int64_t fault_points[FAULT_KINDS];
 
 /* ---- what must hold after every failure ---- */
@@ -235,12 +235,8 @@ void fault_step_again(fault_world *w, bool done) {
 /* ---- main ---- */
 
 int fault_main(const char *name, const struct CMUnitTest *cases, size_t n_cases, int argc, char **argv) {
-    snprintf(fault_folder, sizeof fault_folder, "/tmp/tenon-test.XXXXXX");
-    if (!mkdtemp(fault_folder)) return perror(fault_folder), 1;
-    int code = tn_test_main(name, cases, n_cases, argc, argv);
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", fault_folder);
+    int code = tn_test_main_in_folder(fault_folder, name, cases, n_cases, argc, argv);
     for (int i = 0; i < FAULT_KINDS; i++)
         if (fault_points[i]) printf("%lld %s failed\n", (long long)fault_points[i], fault_name((fault_kind)i));
-    return system(command) == 0 ? code : 1;
+    return code;
 }

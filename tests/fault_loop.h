@@ -15,8 +15,8 @@
 
 #define COUNT(array) ((int64_t)(sizeof(array) / sizeof(array)[0]))
 
-extern char fault_folder[64];             /* for files, empty at the start */
-extern int64_t fault_points[FAULT_KINDS]; /* calls that were made to fail */
+extern char fault_folder[TN_TEST_FOLDER_BYTES]; /* for files, empty at the start */
+extern int64_t fault_points[FAULT_KINDS];       /* calls that were made to fail */
 
 /* What a scenario has at hand. */
 typedef struct fault_world {

@@ -118,6 +118,16 @@ int tn_test_main(const char *name, const struct CMUnitTest *cases, size_t n_case
     return EXIT_USAGE;
 }
 
+int tn_test_main_in_folder(char folder[TN_TEST_FOLDER_BYTES], const char *name, const struct CMUnitTest *cases, size_t n_cases, int argc,
+                           char **argv) {
+    char command[TN_TEST_FOLDER_BYTES + 16];
+    snprintf(folder, TN_TEST_FOLDER_BYTES, "/tmp/tenon-test.XXXXXX");
+    if (!mkdtemp(folder)) return perror(folder), 1;
+    int code = tn_test_main(name, cases, n_cases, argc, argv);
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command) == 0 ? code : 1;
+}
+
 const char *tn_test_device(void) {
     const char *device = getenv("TENON_TEST_DEVICE");
     return device && *device ? device : "cpu";

@@ -18,6 +18,10 @@
 /* Runs the cases under CMocka. Arguments of the program: --list, --filter GLOB. Returns its exit code: 0 all passed, 1 some
  * failed, 2 wrong arguments, 77 all skipped. "PROGRAM PASSED FAILED SKIPPED" is appended to the file named by TENON_TEST_COUNTS. */
 int tn_test_main(const char *name, const struct CMUnitTest *cases, size_t n_cases, int argc, char **argv);
+/* Makes a new folder, whose path `folder` gets, and removes it and what is in it when the cases are through. */
+#define TN_TEST_FOLDER_BYTES 64
+int tn_test_main_in_folder(char folder[TN_TEST_FOLDER_BYTES], const char *name, const struct CMUnitTest *cases, size_t n_cases, int argc,
+                           char **argv);
 #define TN_TEST_MAIN(name, cases) \
     int main(int argc, char **argv) { return tn_test_main(name, cases, sizeof(cases) / sizeof(cases)[0], argc, argv); }
 

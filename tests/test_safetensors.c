@@ -16,7 +16,7 @@
 
 #define COUNT(array) ((int64_t)(sizeof(array) / sizeof(array)[0]))
 
-static char folder[64];
+static char folder[TN_TEST_FOLDER_BYTES];
 
 static const char *path_of(const char *name) {
     static char path[512];
@@ -794,9 +794,5 @@ int main(int argc, char **argv) {
         snprintf(names[n], sizeof names[n], "bad_file/%s", bad_files[i].name);
         cases[n] = (struct CMUnitTest){ names[n], refuse_bad_file, set_up, tear_down, (void *)&bad_files[i] };
     }
-    snprintf(folder, sizeof folder, "/tmp/tenon-test.XXXXXX");
-    if (!mkdtemp(folder)) return perror(folder), 1;
-    int code = tn_test_main("test_safetensors", cases, n, argc, argv);
-    rmdir(folder);
-    return code;
+    return tn_test_main_in_folder(folder, "test_safetensors", cases, n, argc, argv);
 }
