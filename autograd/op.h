@@ -70,7 +70,7 @@ typedef enum tn_input_flags {
     TN_INPUT_STRIDED = 4,     /* the kernels follow strides; without it they are given dense copies where needed */
     TN_INPUT_VARIADIC = 8,    /* the last input, any number of times */
     TN_INPUT_WIDE = 16,       /* f32 for f32 and bf16 data, f64 for f64: theta, log_decay, state */
-    TN_INPUT_ALIGNED = 32     /* kernels on CUDA are given 16-byte aligned data, copied where need be, so that a view gets the same kernel */
+    TN_INPUT_ALIGNED = 32 /* kernels on CUDA are given 16-byte aligned data, copied where need be, so that a view gets the same kernel */
 } tn_input_flags;
 
 typedef struct tn_input_def {

@@ -226,20 +226,21 @@ static bool choose_piece(bench_run *run, const bench_inputs *spec, int sample, g
     return cut;
 }
 
-static bool gate_slices(gate_comparison *c, bench_set *set) {
-    bench_run *run = c->run;
+static bool gate_slices(const gate_comparison *of_whole, bench_set *set) {
+    bench_run *run = of_whole->run;
     tn_scope *scope = tn_scope_begin(run->cx);
     gate_piece piece;
+    gate_comparison c = *of_whole;
+    c.piece = &piece;
     bool fine = true;
     if (choose_piece(run, &set->spec, 0, &piece)) {
-        gate_result result = run_on_device(c->cell, set);
+        gate_result result = run_on_device(c.cell, set);
         for (int sample = 0; fine && sample < N_SAMPLES && !tn_failed(run->cx); sample++) {
-            bench_set reference = { .cell = c->cell };
+            bench_set reference = { .cell = c.cell };
             choose_piece(run, &set->spec, sample, &piece);
-            c->piece = &piece;
             tn_scope *reference_scope = tn_scope_begin(run->reference);
-            if (make_reference_set(run, c->cell, set, &piece, &reference) && bench_set_open(&reference))
-                fine = compare(c, set, &result, &reference);
+            if (make_reference_set(run, c.cell, set, &piece, &reference) && bench_set_open(&reference))
+                fine = compare(&c, set, &result, &reference);
             bench_set_close(&reference);
             pass_error_on(run);
             tn_scope_end(reference_scope);

@@ -6,16 +6,12 @@
 #include <sys/utsname.h>
 
 #include "cpu_primitives.h"
+#include "device_immediate.h"
 #include "host_memory.h"
 #include "parallel.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MAX_THREADS 4096
-
-typedef struct cpu_device {
-    tn_device base;
-    tn_stream last_stream;
-} cpu_device;
 
 static size_t whole_pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
 
@@ -43,37 +39,6 @@ static tn_status segment_alloc(tn_device *device, size_t bytes, void **memory) {
 static void segment_free(tn_device *device, void *memory, size_t bytes) {
     (void)device;
     if (memory) munmap(memory, whole_pages(bytes));
-}
-
-static tn_status stream_create(tn_device *device, tn_stream *stream) {
-    *stream = ++((cpu_device *)device)->last_stream;
-    return TN_OK;
-}
-static tn_status event_record(tn_device *device, tn_stream stream, tn_device_event *event) {
-    (void)device, (void)stream;
-    event->handle = 0;
-    return TN_OK;
-}
-static tn_status event_done(tn_device *device, tn_device_event event, bool *done) {
-    (void)device, (void)event;
-    *done = true;
-    return TN_OK;
-}
-static tn_status event_wait(tn_device *device, tn_device_event event) {
-    (void)device, (void)event;
-    return TN_OK;
-}
-static tn_status stream_wait(tn_device *device, tn_stream waiting, tn_stream awaited) {
-    (void)device, (void)waiting, (void)awaited;
-    return TN_OK;
-}
-static tn_status synchronize(tn_device *device) {
-    (void)device;
-    return TN_OK;
-}
-static void *native_stream(tn_device *device, tn_stream stream) {
-    (void)device, (void)stream;
-    return NULL;
 }
 
 static tn_status copy_from_host(tn_device *device, void *to, const void *host, size_t bytes, tn_stream stream) {
@@ -135,18 +100,10 @@ static tn_status find_nonfinite(tn_device *device, const tn_tensor *t, int64_t *
     return TN_OK;
 }
 
-static void close_device(tn_device *device) { tn_host_free(device); }
-
 static const tn_device_interface cpu_interface = {
     .segment_alloc = segment_alloc,
     .segment_free = segment_free,
-    .stream_create = stream_create,
-    .event_record = event_record,
-    .event_done = event_done,
-    .event_wait = event_wait,
-    .stream_wait = stream_wait,
-    .synchronize = synchronize,
-    .native_stream = native_stream,
+    TN_IMMEDIATE_QUEUE,
     .copy_from_host = copy_from_host,
     .copy_to_host = copy_to_host,
     .fill_bytes = fill_bytes,
@@ -157,7 +114,6 @@ static const tn_device_interface cpu_interface = {
     .random = random_numbers,
     .arange = arange,
     .find_nonfinite = find_nonfinite,
-    .close = close_device,
 };
 
 /* ---- what the processor is ---- */
@@ -200,7 +156,7 @@ tn_device *tn_device_open_cpu(int threads, char *reason, size_t n_bytes) {
         snprintf(reason, n_bytes, "wanted 0 (all) to %d threads, got %d", MAX_THREADS, threads);
         return NULL;
     }
-    cpu_device *cpu = (cpu_device *)tn_host_calloc(sizeof *cpu);
+    tn_immediate_device *cpu = (tn_immediate_device *)tn_host_calloc(sizeof *cpu);
     if (!cpu) {
         snprintf(reason, n_bytes, "no host memory for the device");
         return NULL;

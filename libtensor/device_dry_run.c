@@ -1,9 +1,8 @@
 /* The dry run: hands out addresses, launches nothing, and so tells what a run would need without running it. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "device.h"
+#include "device_immediate.h"
 #include "host_memory.h"
 
 /* Addresses start high, so that none looks like a small number, and stay exact in a double. */
@@ -15,9 +14,8 @@
 static const tn_cuda_gpu h100 = { .best = TN_CUDA_HOPPER, .multiprocessors = 132, .shared_bytes = (size_t)227 << 10 };
 
 typedef struct dry_device {
-    tn_device base;
+    tn_immediate_device immediate;
     uint64_t next_address;
-    tn_stream last_stream;
 } dry_device;
 
 static tn_status segment_alloc(tn_device *device, size_t bytes, void **memory) {
@@ -31,37 +29,6 @@ static tn_status segment_alloc(tn_device *device, size_t bytes, void **memory) {
     return TN_OK;
 }
 static void segment_free(tn_device *device, void *memory, size_t bytes) { (void)device, (void)memory, (void)bytes; }
-
-static tn_status stream_create(tn_device *device, tn_stream *stream) {
-    *stream = ++((dry_device *)device)->last_stream;
-    return TN_OK;
-}
-static tn_status event_record(tn_device *device, tn_stream stream, tn_device_event *event) {
-    (void)device, (void)stream;
-    event->handle = 0;
-    return TN_OK;
-}
-static tn_status event_done(tn_device *device, tn_device_event event, bool *done) {
-    (void)device, (void)event;
-    *done = true;
-    return TN_OK;
-}
-static tn_status event_wait(tn_device *device, tn_device_event event) {
-    (void)device, (void)event;
-    return TN_OK;
-}
-static tn_status stream_wait(tn_device *device, tn_stream waiting, tn_stream awaited) {
-    (void)device, (void)waiting, (void)awaited;
-    return TN_OK;
-}
-static tn_status synchronize(tn_device *device) {
-    (void)device;
-    return TN_OK;
-}
-static void *native_stream(tn_device *device, tn_stream stream) {
-    (void)device, (void)stream;
-    return NULL;
-}
 
 static tn_status copy_from_host(tn_device *device, void *to, const void *host, size_t bytes, tn_stream stream) {
     (void)device, (void)to, (void)host, (void)bytes, (void)stream;
@@ -105,18 +72,10 @@ static tn_status arange(tn_device *device, tn_tensor *to, tn_stream stream) {
     return TN_OK;
 }
 
-static void close_device(tn_device *device) { tn_host_free(device); }
-
 static const tn_device_interface dry_run_interface = {
     .segment_alloc = segment_alloc,
     .segment_free = segment_free,
-    .stream_create = stream_create,
-    .event_record = event_record,
-    .event_done = event_done,
-    .event_wait = event_wait,
-    .stream_wait = stream_wait,
-    .synchronize = synchronize,
-    .native_stream = native_stream,
+    TN_IMMEDIATE_QUEUE,
     .copy_from_host = copy_from_host,
     .copy_to_host = copy_to_host,
     .fill_bytes = fill_bytes,
@@ -127,24 +86,7 @@ static const tn_device_interface dry_run_interface = {
     .random = random_numbers,
     .arange = arange,
     .find_nonfinite = find_nonfinite,
-    .close = close_device,
 };
-
-bool tn_cuda_path_choose(tn_cuda_path best, tn_cuda_path *path, char *reason, size_t n_bytes) {
-    static const char *const names[TN_CUDA_PATH_COUNT] = { "plain", "base", "hopper" };
-    const char *wanted = getenv("TENON_CUDA_PATH");
-    *path = best;
-    if (!wanted || !*wanted) return true;
-    for (int i = 0; i < TN_CUDA_PATH_COUNT; i++)
-        if (strcmp(wanted, names[i]) == 0) {
-            *path = (tn_cuda_path)i;
-            if (*path <= best) return true;
-            snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s, but this GPU runs at most the %s path", wanted, names[best]);
-            return false;
-        }
-    snprintf(reason, n_bytes, "TENON_CUDA_PATH=%s: wanted plain, base or hopper", wanted);
-    return false;
-}
 
 tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t n_bytes) {
     if (imitated < 0 || imitated >= TN_DEVICE_KIND_COUNT) {
@@ -156,23 +98,24 @@ tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t 
         snprintf(reason, n_bytes, "no host memory for the device");
         return NULL;
     }
-    dry->base.interface = &dry_run_interface;
-    dry->base.kind = imitated;
-    dry->base.dry_run = true;
-    dry->base.name = "dry-run";
-    dry->base.threads = 1;
+    tn_device *device = &dry->immediate.base;
+    device->interface = &dry_run_interface;
+    device->kind = imitated;
+    device->dry_run = true;
+    device->name = "dry-run";
+    device->threads = 1;
     dry->next_address = FIRST_ADDRESS;
     if (imitated == TN_DEVICE_CUDA) {
         tn_cuda_gpu gpu;
         if (!tn_cuda_gpu_find(&gpu)) gpu = h100;
-        if (!tn_cuda_path_choose(gpu.best, &dry->base.cuda_path, reason, n_bytes)) {
+        if (!tn_cuda_path_choose(gpu.best, &device->cuda_path, reason, n_bytes)) {
             tn_host_free(dry);
             return NULL;
         }
-        dry->base.multiprocessors = gpu.multiprocessors;
-        dry->base.shared_bytes = gpu.shared_bytes;
+        device->multiprocessors = gpu.multiprocessors;
+        device->shared_bytes = gpu.shared_bytes;
     }
-    snprintf(dry->base.detail, sizeof dry->base.detail, "records memory as on %s, computes nothing",
+    snprintf(device->detail, sizeof device->detail, "records memory as on %s, computes nothing",
              imitated == TN_DEVICE_CUDA ? "cuda" : "cpu");
-    return &dry->base;
+    return device;
 }

@@ -385,3 +385,24 @@ void tn_gemm_tile(const tn_gemm_problem *p, int64_t down, int64_t across) {
     int64_t first = (down + across) * VECTOR_PART, whole = p->m == 1 ? p->n : p->m;
     tn_gemv_part(p, first, smaller(VECTOR_PART, whole - first));
 }
+
+void tn_gemm_alone(tn_dtype dtype, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                   int64_t ldb, double beta, void *c, int64_t ldc) {
+    tn_gemm_problem problem = { .dtype = dtype,
+                                .ta = ta,
+                                .tb = tb,
+                                .m = m,
+                                .n = n,
+                                .k = k,
+                                .alpha = 1,
+                                .beta = beta,
+                                .a = a,
+                                .b = b,
+                                .c = c,
+                                .lda = lda,
+                                .ldb = ldb,
+                                .ldc = ldc };
+    tn_gemm_tiling tiling = tn_gemm_tiles(&problem);
+    for (int64_t tile = 0; tile < tiling.n_down * tiling.n_across; tile++)
+        tn_gemm_tile(&problem, tile / tiling.n_across, tile % tiling.n_across);
+}

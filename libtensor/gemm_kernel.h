@@ -22,6 +22,9 @@ typedef struct tn_gemm_tiling {
 } tn_gemm_tiling;
 tn_gemm_tiling tn_gemm_tiles(const tn_gemm_problem *problem);
 void tn_gemm_tile(const tn_gemm_problem *problem, int64_t down, int64_t across);
+/* All of C := op(A) op(B) + beta C on the calling thread. */
+void tn_gemm_alone(tn_dtype dtype, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                   int64_t ldb, double beta, void *c, int64_t ldc);
 
 /* Of a problem with one row or one column: C's elements [first, first + n). */
 void tn_gemv_part(const tn_gemm_problem *problem, int64_t first, int64_t n);

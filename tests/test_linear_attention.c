@@ -282,7 +282,7 @@ static void test_token_by_token(void **unused) {
     tn_tensor *q = tn_randn(cx, TN_F64, TN_SHAPE(2, 9, 3, 4)), *k = tn_randn(cx, TN_F64, TN_SHAPE(2, 9, 3, 4)),
               *v = tn_randn(cx, TN_F64, TN_SHAPE(2, 9, 3, 5)), *g = tn_randn(cx, TN_F64, TN_SHAPE(2, 9, 3, 5)),
               *theta = tn_randn(cx, TN_F64, TN_SHAPE(3, 4)), *decay = tn_rand(cx, TN_F64, TN_SHAPE(2, 9, 3), -1, 0),
-              *state = tn_zeros(cx, TN_F64, TN_SHAPE(2, 3, 8, 5)), *last, *part[6];
+              *state = tn_zeros(cx, TN_F64, TN_SHAPE(2, 3, 8, 5)), *last = NULL, *part[6];
     tn_linear_attention_args args = TN_LINEAR_ATTENTION(.g = g, .theta = theta, .kind = TN_COSINE, .log_decay = decay, .causal = true,
                                                         .q_act = TN_SILU, .g_act = TN_SIGMOID, .scale = 0.5, .state_out = &last);
     tn_tensor *whole = tn_linear_attention(q, k, v, args);
@@ -345,7 +345,7 @@ static void compare_with_lao(int layout, bool theta, bool state) {
     if (theta) l.x[l.n++] = args.theta = leaf(cx, TN_SHAPE(3, 4)), args.kind = TN_COSINE, args.q_offset = 3, args.l = 1;
     if (state) l.x[l.n++] = args.state = leaf(cx, TN_SHAPE(2, 3, rows, 5));
     tn_test_note("layout %d, theta %d, state %d", layout, theta, state);
-    tn_tensor *upstream = tn_randn(cx, TN_F64, tn_shape_of(l.x[3])), *composed_state, *fused_state;
+    tn_tensor *upstream = tn_randn(cx, TN_F64, tn_shape_of(l.x[3])), *composed_state = NULL, *fused_state = NULL;
     args.state_out = &composed_state;
     compare_forms(&l, tn_lao(l.x[0], l.x[1], l.x[2], args), upstream, 0, "lao");
     args.state_out = &fused_state;
@@ -408,7 +408,7 @@ static causal_case make_causal(tn_context *cx, tn_dtype dtype, int64_t n, int64_
 }
 
 static void run_causal(const causal_case *w, tn_dtype dtype, int64_t chunk, double *result[RESULTS], int64_t numel[RESULTS]) {
-    tn_tensor *x[SEQUENCES] = { 0 }, *state_out;
+    tn_tensor *x[SEQUENCES] = { 0 }, *state_out = NULL;
     for (int i = 0; i < SEQUENCES; i++)
         if (w->x[i]) x[i] = tn_require_grad(tn_clone(tn_cast(w->x[i], i >= DECAY && dtype == TN_BF16 ? TN_F32 : dtype)), true);
     tn_tensor *o = tn_linear_attention(x[Q], x[K], x[V],

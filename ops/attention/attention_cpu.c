@@ -93,23 +93,7 @@ size_t tn_attention_workspace_cpu(const tn_op_call *call, bool backward) {
 
 void tn_at_product(const tn_at_job *job, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
                    int64_t ldb, double beta, void *c, int64_t ldc) {
-    tn_gemm_problem problem = { .dtype = job->p.wide,
-                                .ta = ta,
-                                .tb = tb,
-                                .m = m,
-                                .n = n,
-                                .k = k,
-                                .alpha = 1,
-                                .beta = beta,
-                                .a = a,
-                                .b = b,
-                                .c = c,
-                                .lda = lda,
-                                .ldb = ldb,
-                                .ldc = ldc };
-    tn_gemm_tiling tiling = tn_gemm_tiles(&problem);
-    for (int64_t tile = 0; tile < tiling.n_down * tiling.n_across; tile++)
-        tn_gemm_tile(&problem, tile / tiling.n_across, tile % tiling.n_across);
+    tn_gemm_alone(job->p.wide, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc);
 }
 
 tn_at_operand tn_at_result(const tn_at_problem *p, const void *x) {

@@ -1,40 +1,7 @@
-/* The tile functions for one type: included twice by attention_cpu_tile.c, with REAL, OF(name) and the primitives defined. */
+/* The tile functions for one type: included by attention_cpu_tile.c after tile_f32.h and after tile_f64.h, which say what REAL, OF(name)
+ * and the primitives are. */
 
 #define ROW(tile, ld, i) ((REAL *)(tile) + (i) * (ld))
-#define LANES 16
-
-/* Sums and maxima run in sixteen lanes, which are added in a fixed order. */
-TN_INLINE REAL OF(fold)(const REAL *lane) {
-    REAL sum = 0;
-    for (int l = 0; l < LANES / 2; l++) sum += lane[l] + lane[l + LANES / 2];
-    return sum;
-}
-TN_INLINE REAL OF(row_dot)(const REAL *restrict a, const REAL *restrict b, int64_t n) {
-    REAL lane[LANES] = { 0 }, rest = 0;
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] += a[j + l] * b[j + l];
-    for (; j < n; j++) rest += a[j] * b[j];
-    return OF(fold)(lane) + rest;
-}
-TN_INLINE REAL OF(row_sum)(const REAL *a, int64_t n) {
-    REAL lane[LANES] = { 0 }, rest = 0;
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] += a[j + l];
-    for (; j < n; j++) rest += a[j];
-    return OF(fold)(lane) + rest;
-}
-TN_INLINE REAL OF(row_max)(const REAL *a, int64_t n, REAL most) {
-    REAL lane[LANES];
-    int64_t j = 0;
-    for (int l = 0; l < LANES; l++) lane[l] = most;
-    for (; j + LANES <= n; j += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] = a[j + l] > lane[l] ? a[j + l] : lane[l];
-    for (; j < n; j++) most = a[j] > most ? a[j] : most;
-    for (int l = 0; l < LANES; l++) most = lane[l] > most ? lane[l] : most;
-    return most;
-}
 
 /* ---- operands ---- */
 
@@ -232,7 +199,6 @@ TN_SIMD_CLONES static void OF(merge)(int64_t rows, int64_t width, const void *pa
 }
 
 #undef ROW
-#undef LANES
 
 const tn_at_tile_ops OF(tn_at_tiles) = {
     .size = sizeof(REAL),
@@ -251,3 +217,5 @@ const tn_at_tile_ops OF(tn_at_tiles) = {
     .merge = OF(merge),
     .start = OF(start),
 };
+
+#include "../tile_end.h"

@@ -29,8 +29,8 @@ typedef struct tn_row_sums {
     int multiprocessors;
     const void *index;
     bool wide_index, plain, hopper; /* hopper: kernels start behind each other */
-    int64_t stride, n;     /* of the index */
-    int64_t n_rows, width; /* of the table */
+    int64_t stride, n;              /* of the index */
+    int64_t n_rows, width;          /* of the table */
     const void *rows;
     void *table;
 } tn_row_sums;

@@ -112,23 +112,7 @@ void tn_la_product(const tn_la_job *job, bool ta, bool tb, int64_t m, int64_t n,
         else tn_gemm_f32(ta, tb, m, n, k, 1, a, lda, b, ldb, beta, c, ldc, job->threads, NULL);
         return;
     }
-    tn_gemm_problem problem = { .dtype = job->p.wide,
-                                .ta = ta,
-                                .tb = tb,
-                                .m = m,
-                                .n = n,
-                                .k = k,
-                                .alpha = 1,
-                                .beta = beta,
-                                .a = a,
-                                .b = b,
-                                .c = c,
-                                .lda = lda,
-                                .ldb = ldb,
-                                .ldc = ldc };
-    tn_gemm_tiling tiling = tn_gemm_tiles(&problem);
-    for (int64_t tile = 0; tile < tiling.n_down * tiling.n_across; tile++)
-        tn_gemm_tile(&problem, tile / tiling.n_across, tile % tiling.n_across);
+    tn_gemm_alone(job->p.wide, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc);
 }
 
 static size_t state_bytes(const tn_la_job *job) { return (size_t)(job->p.state_rows * job->p.e * job->tile->size); }

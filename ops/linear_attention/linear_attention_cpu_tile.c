@@ -16,38 +16,14 @@
 
 #define AFTER(dtype, base, elements) tn_elements_after(dtype, base, elements)
 
-#define REAL float
-#define OF(name) name##_f32
-#define LOAD(dtype, from, j) tn_lane_load(dtype, from, j)
-#define STORE(dtype, to, j, x) tn_lane_store(dtype, to, j, x)
-#define FOR_DTYPE(dtype, function, ...)                       \
-    do {                                                      \
-        if ((dtype) == TN_F32) function(TN_F32, __VA_ARGS__); \
-        else function(TN_BF16, __VA_ARGS__);                  \
-    } while (0)
-#define EXP(x) tn_f32_exp_below_0(x)
+#include "../tile_f32.h"
 #define ACT(act, x) tn_f32_act(act, x)
 #define SLOPE(act, x) tn_f32_act_slope(act, x)
 #define LARGEST_THETA(grid, theta) tn_lrpe_largest_theta(grid, theta)
 #define ANGLES(grid, theta, largest, token, cosine, sine) tn_lrpe_angles_f32(grid, theta, largest, token, 0, cosine, sine)
 #include "linear_attention_tile_body.h"
-#undef REAL
-#undef OF
-#undef LOAD
-#undef STORE
-#undef FOR_DTYPE
-#undef EXP
-#undef ACT
-#undef SLOPE
-#undef LARGEST_THETA
-#undef ANGLES
 
-#define REAL double
-#define OF(name) name##_f64
-#define LOAD(dtype, from, j) ((void)(dtype), ((const double *)(from))[j])
-#define STORE(dtype, to, j, x) ((void)(dtype), ((double *)(to))[j] = (x))
-#define FOR_DTYPE(dtype, function, ...) ((void)(dtype), function(TN_F64, __VA_ARGS__))
-#define EXP(x) exp(x)
+#include "../tile_f64.h"
 #define ACT(act, x) tn_f64_act(act, x)
 #define SLOPE(act, x) tn_f64_act_slope(act, x)
 #define LARGEST_THETA(grid, theta) 0

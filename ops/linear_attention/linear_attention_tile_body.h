@@ -1,4 +1,5 @@
-/* The tile functions for one type: included twice by linear_attention_cpu_tile.c, with REAL, OF(name) and the primitives defined. */
+/* The tile functions for one type: included by linear_attention_cpu_tile.c after tile_f32.h and after tile_f64.h, which say what REAL, OF(name) and the
+ * primitives are. */
 
 static REAL *OF(row_of)(const void *tile, int64_t ld, int64_t i) { return (REAL *)tile + i * ld; }
 
@@ -20,43 +21,8 @@ TN_SIMD_CLONES static void OF(load)(const tn_la_problem *p, const tn_la_operand 
     FOR_DTYPE(p->dtype, OF(load_rows), x, at, tile, ld);
 }
 
-/* Sums and maxima run in sixteen lanes, which are added in a fixed order. */
-#define LANES 16
-TN_INLINE REAL OF(fold)(const REAL *lane) {
-    REAL sum = 0;
-    for (int l = 0; l < LANES / 2; l++) sum += lane[l] + lane[l + LANES / 2];
-    return sum;
-}
-TN_INLINE REAL OF(row_dot)(const REAL *restrict a, const REAL *restrict b, int64_t n) {
-    REAL lane[LANES] = { 0 }, rest = 0;
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] += a[j + l] * b[j + l];
-    for (; j < n; j++) rest += a[j] * b[j];
-    return OF(fold)(lane) + rest;
-}
-TN_INLINE REAL OF(row_sum)(const REAL *a, int64_t n) {
-    REAL lane[LANES] = { 0 }, rest = 0;
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] += a[j + l];
-    for (; j < n; j++) rest += a[j];
-    return OF(fold)(lane) + rest;
-}
-TN_INLINE REAL OF(row_max)(const REAL *a, int64_t n) {
-    REAL lane[LANES], most = a[0];
-    int64_t j = 0;
-    for (int l = 0; l < LANES; l++) lane[l] = a[0];
-    for (; j + LANES <= n; j += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] = a[j + l] > lane[l] ? a[j + l] : lane[l];
-    for (; j < n; j++) most = a[j] > most ? a[j] : most;
-    for (int l = 0; l < LANES; l++) most = lane[l] > most ? lane[l] : most;
-    return most;
-}
-#undef LANES
-
 TN_INLINE void OF(softmax_row)(REAL *row, int64_t n) {
-    REAL most = OF(row_max)(row, n);
+    REAL most = OF(row_max)(row, n, row[0]);
     for (int64_t j = 0; j < n; j++) row[j] = EXP(row[j] - most);
     REAL factor = 1 / OF(row_sum)(row, n);
     for (int64_t j = 0; j < n; j++) row[j] *= factor;
@@ -372,3 +338,9 @@ const tn_la_tile_ops OF(tn_la_tiles) = {
     .scale = OF(scale),
     .dot = OF(dot),
 };
+
+#undef ACT
+#undef SLOPE
+#undef LARGEST_THETA
+#undef ANGLES
+#include "../tile_end.h"

@@ -59,36 +59,26 @@ static const tn_input_def rms_norm_inputs[] = {
     { .name = "g", .flags = TN_INPUT_OPTIONAL, .doc = "gate, like x" },
 };
 static const tn_output_def norm_outputs[] = { { "o", "like x" } };
+
+/* All of an op of this family but what its doc says. */
+#define NORM(op)                                                                                                                     \
+    .name = #op, .family = "norm", .inputs = op##_inputs, .n_inputs = TN_COUNT(op##_inputs), .outputs = norm_outputs,                \
+    .n_outputs = TN_COUNT(norm_outputs), .attrs = op##_attrs, .n_attrs = TN_COUNT(op##_attrs), .args_bytes = sizeof(tn_##op##_args), \
+    .samples = tn_##op##_samples, .check = op##_check, .forward[TN_DEVICE_CPU] = tn_##op##_forward_cpu,                              \
+    .backward[TN_DEVICE_CPU] = tn_##op##_backward_cpu, .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_##op##_forward_cuda),            \
+    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_##op##_backward_cuda), .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,                \
+    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS, .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_norm_workspace_cuda),               \
+    .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS, .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,                                         \
+    .workspace[TN_DEVICE_CPU] = tn_norm_workspace_cpu, .saved_bytes = op##_saved_bytes, .floor_bytes = op##_floor_bytes
+
 static const tn_attr_def rms_norm_attrs[] = {
     TN_ATTR(tn_rms_norm_args, eps, TN_ATTR_FLOAT, "1e-6", "added to the mean square"),
     TN_ATTR_OF(tn_rms_norm_args, g_act, pointwise_names, "none", "activation of the gate"),
 };
 
 static const tn_op_def rms_norm_def = {
-    .name = "rms_norm",
-    .family = "norm",
+    NORM(rms_norm),
     .doc = "x / rms(x) * weight * act(g) over the last axis",
-    .inputs = rms_norm_inputs,
-    .n_inputs = TN_COUNT(rms_norm_inputs),
-    .outputs = norm_outputs,
-    .n_outputs = TN_COUNT(norm_outputs),
-    .attrs = rms_norm_attrs,
-    .n_attrs = TN_COUNT(rms_norm_attrs),
-    .args_bytes = sizeof(tn_rms_norm_args),
-    .samples = tn_rms_norm_samples,
-    .check = rms_norm_check,
-    .forward[TN_DEVICE_CPU] = tn_rms_norm_forward_cpu,
-    .backward[TN_DEVICE_CPU] = tn_rms_norm_backward_cpu,
-    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_rms_norm_forward_cuda),
-    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_rms_norm_backward_cuda),
-    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
-    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
-    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_norm_workspace_cuda),
-    .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace[TN_DEVICE_CPU] = tn_norm_workspace_cpu,
-    .saved_bytes = rms_norm_saved_bytes,
-    .floor_bytes = rms_norm_floor_bytes,
 };
 
 /* ---- layer_norm ---- */
@@ -127,30 +117,8 @@ static const tn_attr_def layer_norm_attrs[] = {
 };
 
 static const tn_op_def layer_norm_def = {
-    .name = "layer_norm",
-    .family = "norm",
+    NORM(layer_norm),
     .doc = "(x - mean) / deviation * weight + bias over the last axis",
-    .inputs = layer_norm_inputs,
-    .n_inputs = TN_COUNT(layer_norm_inputs),
-    .outputs = norm_outputs,
-    .n_outputs = TN_COUNT(norm_outputs),
-    .attrs = layer_norm_attrs,
-    .n_attrs = TN_COUNT(layer_norm_attrs),
-    .args_bytes = sizeof(tn_layer_norm_args),
-    .samples = tn_layer_norm_samples,
-    .check = layer_norm_check,
-    .forward[TN_DEVICE_CPU] = tn_layer_norm_forward_cpu,
-    .backward[TN_DEVICE_CPU] = tn_layer_norm_backward_cpu,
-    .forward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_layer_norm_forward_cuda),
-    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_layer_norm_backward_cuda),
-    .forward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
-    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
-    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_norm_workspace_cuda),
-    .forward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .workspace[TN_DEVICE_CPU] = tn_norm_workspace_cpu,
-    .saved_bytes = layer_norm_saved_bytes,
-    .floor_bytes = layer_norm_floor_bytes,
 };
 
 static const tn_op_def *const norm_ops[] = { &rms_norm_def, &layer_norm_def };

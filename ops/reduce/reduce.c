@@ -217,37 +217,24 @@ static const tn_op_def mean_def = {
     .floor_bytes = mean_floor_bytes,
 };
 
-static const tn_op_def max_def = {
-    REDUCTION(max, any_inputs),
-    .doc = "maximum over any axes; NaN wins, the gradient goes to the first of equals",
-    .check = extremum_check,
-    .backward[TN_DEVICE_CPU] = tn_extremum_backward_cpu,
-    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_backward_cuda),
-    .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
-    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
-    .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
-    .workspace[TN_DEVICE_CPU] = tn_extremum_workspace,
-    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_workspace_cuda),
-    .saved_bytes = extremum_saved_bytes,
-    .floor_bytes = extremum_floor_bytes,
-};
-
-static const tn_op_def min_def = {
-    REDUCTION(min, any_inputs),
-    .doc = "minimum over any axes; NaN wins, the gradient goes to the first of equals",
-    .check = extremum_check,
-    .backward[TN_DEVICE_CPU] = tn_extremum_backward_cpu,
-    .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_backward_cuda),
-    .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,
-    .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,
-    .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,
-    .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,
-    .workspace[TN_DEVICE_CPU] = tn_extremum_workspace,
-    .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_workspace_cuda),
-    .saved_bytes = extremum_saved_bytes,
-    .floor_bytes = extremum_floor_bytes,
-};
+#define EXTREMUM(op, word)                                                                \
+    static const tn_op_def op##_def = {                                                   \
+        REDUCTION(op, any_inputs),                                                        \
+        .doc = word " over any axes; NaN wins, the gradient goes to the first of equals", \
+        .check = extremum_check,                                                          \
+        .backward[TN_DEVICE_CPU] = tn_extremum_backward_cpu,                              \
+        .backward[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_backward_cuda),            \
+        .forward_dtypes[TN_DEVICE_CPU] = TN_ANY_DTYPE,                                    \
+        .forward_dtypes[TN_DEVICE_CUDA] = TN_ANY_DTYPE,                                   \
+        .backward_dtypes[TN_DEVICE_CPU] = TN_FLOATS,                                      \
+        .backward_dtypes[TN_DEVICE_CUDA] = TN_FLOATS,                                     \
+        .workspace[TN_DEVICE_CPU] = tn_extremum_workspace,                                \
+        .workspace[TN_DEVICE_CUDA] = TN_CUDA_KERNEL(tn_extremum_workspace_cuda),          \
+        .saved_bytes = extremum_saved_bytes,                                              \
+        .floor_bytes = extremum_floor_bytes,                                              \
+    }
+EXTREMUM(max, "maximum");
+EXTREMUM(min, "minimum");
 
 static const tn_op_def argmax_def = {
     REDUCTION(argmax, any_inputs),
