@@ -197,7 +197,7 @@ static bench_status status_of(tn_status status) {
 
 void bench_measure_cell(bench_run *run, const bench_cell *cell, bench_result *result) {
     memset(result, 0, sizeof *result);
-    tn_memory_release_cache(run->cx); /* every cell lies as if it were alone: where blocks lie shows in a call of a few microseconds */
+    bench_release_memory(run); /* every cell lies as if it were alone: where blocks lie shows in a call of a few microseconds */
     tn_rng_set(run->cx, (tn_rng_state){ .seed = 1337 });
     tn_scope *scope = tn_scope_begin(run->cx);
     if (cell->kind == BENCH_HOST) measure_host(run, cell, result);

@@ -50,6 +50,9 @@ const char *bench_unit(bench_kind kind);
 /* To be called before the first cell of a table in one kind and dtype. */
 void bench_begin_table(bench_run *run);
 
+/* Gives what lies unused back to the device, and waits while the driver wipes it: meanwhile kernels are up to a seventh slower. */
+void bench_release_memory(bench_run *run);
+
 /* Checks and measures one cell. The context is as before afterwards, whatever happened. */
 void bench_measure_cell(bench_run *run, const bench_cell *cell, bench_result *result);
 

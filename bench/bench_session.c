@@ -117,7 +117,7 @@ static void tell(bench_session *s, const bench_rows *rows, int row, int column, 
 
 static void ask_peers(bench_session *s, bench_rows *rows) {
     if (!s->peers || time_is_up(s)) return;
-    tn_memory_release_cache(s->run.cx); /* they want the device's memory too */
+    bench_release_memory(&s->run); /* they want it too */
     say_progress(rows->choice.name, 0, "peers");
     if (bench_peers_measure(s->peers, rows, seconds_left(s)) || told_to_end) return;
     fprintf(stderr, "%s: %s: the peers have gone; running on alone\n", s->cli->program, rows->choice.name);

@@ -92,7 +92,7 @@ def is_out_of_memory(error):
 def empty(device):
     gc.collect()
     if device == "cuda":
-        torch.cuda.empty_cache()
+        peers_common.release_memory()
 
 
 def measure(args, bench, compiler, name, ns, seconds, tables):
