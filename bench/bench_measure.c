@@ -4,7 +4,6 @@
 
 #include "bench_run.h"
 
-#define MAX_SETS 8
 #define N_TRIALS 3          /* calls that tell how many fit into the budget */
 #define SLOW_SHARE 0.1      /* a call that takes ten budgets is repeated no more often than that */
 #define LONG_CALL_MS 2000.0 /* and one as long as this is timed once, after the first */
@@ -45,8 +44,8 @@ void bench_flush(bench_run *run) {
 
 /* What is called again and again. Several sets lie in memory, so that successive calls touch different bytes. */
 typedef struct speed_job {
-    bench_set sets[MAX_SETS];
-    tn_tensor *out[MAX_SETS], *upstream[MAX_SETS]; /* backward: the graph stands before the clock starts */
+    bench_set sets[BENCH_MAX_SETS];
+    tn_tensor *out[BENCH_MAX_SETS], *upstream[BENCH_MAX_SETS]; /* backward: the graph stands before the clock starts */
     int n_sets;
     bool backward;
 } speed_job;
@@ -112,10 +111,14 @@ static bool add_set(bench_run *run, const bench_cell *cell, speed_job *job) {
     return true;
 }
 
+static int sets_wanted(const bench_run *run, const bench_set *first) {
+    int64_t bytes = bench_set_bytes(first), n = bytes > 0 ? run->n_rotated_bytes / bytes + 1 : 1;
+    return n < 2 ? 2 : n > BENCH_MAX_SETS ? BENCH_MAX_SETS : (int)n;
+}
+
 /* Large cells need no more than two; where even that is too much memory, one has to do. */
 static bool rotate_sets(bench_run *run, const bench_cell *cell, speed_job *job) {
-    int64_t bytes = bench_set_bytes(&job->sets[0]), n = bytes > 0 ? run->n_rotated_bytes / bytes + 1 : 1;
-    int wanted = n < 2 ? 2 : n > MAX_SETS ? MAX_SETS : (int)n;
+    int wanted = sets_wanted(run, &job->sets[0]);
     while (job->n_sets < wanted)
         if (!add_set(run, cell, job)) {
             bool short_of_memory = tn_error_status(run->cx) == TN_ERR_MEMORY;
@@ -125,14 +128,26 @@ static bool rotate_sets(bench_run *run, const bench_cell *cell, speed_job *job) 
     return true;
 }
 
+/* The row's sets, opened for the cell's column. */
+static bool take_row_sets(const bench_run *run, const bench_cell *cell, speed_job *job) {
+    for (; job->n_sets < run->n_row_sets; job->n_sets++) {
+        bench_set *set = &job->sets[job->n_sets];
+        *set = run->row_sets[job->n_sets];
+        set->cell = cell;
+        if (!bench_set_open(set)) return false;
+    }
+    return true;
+}
+
 static void measure_speed(bench_run *run, const bench_cell *cell, bench_result *result) {
     static speed_job job; /* too large for the stack to be taken for granted */
     memset(&job, 0, sizeof job);
     job.backward = cell->kind == BENCH_SPEED_BWD;
-    if (add_set(run, cell, &job)) {
+    bool shared = run->n_row_sets > 0;
+    if (shared ? take_row_sets(run, cell, &job) : add_set(run, cell, &job)) {
         result->floor_bytes = bench_floor_bytes(&job.sets[0]);
         if (!bench_gate(run, cell, &job.sets[0], result->note, sizeof result->note)) result->status = BENCH_WRONG;
-        else if (!tn_failed(run->cx) && rotate_sets(run, cell, &job)) time_job(run, &job, result);
+        else if (!tn_failed(run->cx) && (shared || rotate_sets(run, cell, &job))) time_job(run, &job, result);
     }
     for (int s = 0; s < job.n_sets; s++) bench_set_close(&job.sets[s]);
     if (cell->column->flops) result->flops = cell->column->flops(cell);
@@ -189,7 +204,32 @@ static void measure_host(bench_run *run, const bench_cell *cell, bench_result *r
     if (cell->column->host(run, cell, ns, HOST_ROUNDS)) bench_summarise(ns, HOST_ROUNDS, result);
 }
 
-/* ---- one cell ---- */
+/* ---- one row, one cell ---- */
+
+/* With all memory free and the numbers that every cell begins with. */
+static void start_afresh(bench_run *run) {
+    bench_release_memory(run);
+    tn_rng_set(run->cx, (tn_rng_state){ .seed = 1337 });
+}
+
+void bench_begin_row(bench_run *run, const bench_cell *cell) {
+    if (!cell->table->one_input || cell->kind != BENCH_SPEED_FWD) return;
+    start_afresh(run);
+    run->row_scope = tn_scope_begin(run->cx);
+    do {
+        bench_set *sets = run->row_sets;
+        int n = run->n_row_sets;
+        if (!bench_set_make(&sets[n], run->cx, cell, n > 0 ? &sets[0] : NULL)) break;
+        run->n_row_sets++;
+    } while (run->n_row_sets < sets_wanted(run, &run->row_sets[0]));
+    tn_clear_error(run->cx); /* too little memory for one set: its cells will say so */
+}
+
+void bench_end_row(bench_run *run) {
+    if (run->row_scope) tn_scope_end(run->row_scope);
+    run->row_scope = NULL;
+    run->n_row_sets = 0;
+}
 
 static bench_status status_of(tn_status status) {
     return status == TN_ERR_MEMORY ? BENCH_OUT_OF_MEMORY : status == TN_ERR_UNSUPPORTED ? BENCH_UNSUPPORTED : BENCH_FAILED;
@@ -197,8 +237,7 @@ static bench_status status_of(tn_status status) {
 
 void bench_measure_cell(bench_run *run, const bench_cell *cell, bench_result *result) {
     memset(result, 0, sizeof *result);
-    bench_release_memory(run); /* every cell lies as if it were alone: where blocks lie shows in a call of a few microseconds */
-    tn_rng_set(run->cx, (tn_rng_state){ .seed = 1337 });
+    if (run->n_row_sets == 0) start_afresh(run);
     tn_scope *scope = tn_scope_begin(run->cx);
     if (cell->kind == BENCH_HOST) measure_host(run, cell, result);
     else if (bench_is_memory(cell->kind)) measure_memory(run, cell, result);

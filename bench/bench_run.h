@@ -24,6 +24,8 @@ struct bench_result {
     double flops, tflops;   /* 0: not counted */
 };
 
+#define BENCH_MAX_SETS 8 /* of inputs, that take turns */
+
 struct bench_run {
     tn_context *cx;
     tn_context *reference; /* CPU, f64 */
@@ -38,6 +40,10 @@ struct bench_run {
     int min_repeats, max_repeats;
     uint64_t random;
     uint32_t gated; /* bits: the table's columns that have been compared whole at its gate_rows */
+
+    bench_set row_sets[BENCH_MAX_SETS]; /* between bench_begin_row and bench_end_row, where columns share them */
+    int n_row_sets;
+    tn_scope *row_scope;
 };
 
 /* Opens the device, measures the plain copy and describes the machine. False: *error says why; close in every case. */
@@ -52,6 +58,10 @@ void bench_begin_table(bench_run *run);
 
 /* Gives what lies unused back to the device, and waits while the driver wipes it: meanwhile kernels are up to a seventh slower. */
 void bench_release_memory(bench_run *run);
+
+/* Around the cells of a row. Makes the inputs where the table's columns are timed on the same ones. */
+void bench_begin_row(bench_run *run, const bench_cell *cell);
+void bench_end_row(bench_run *run);
 
 /* Checks and measures one cell. The context is as before afterwards, whatever happened. */
 void bench_measure_cell(bench_run *run, const bench_cell *cell, bench_result *result);

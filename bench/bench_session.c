@@ -126,18 +126,26 @@ static void ask_peers(bench_session *s, bench_rows *rows) {
 }
 
 /* False: it was not finished. */
+static bool run_row(bench_session *s, bench_rows *rows, int row) {
+    int c = 0;
+    for (; c < rows->n_columns && !time_is_up(s); c++) {
+        bench_cell cell = { rows->choice.table, rows->columns[c], rows->choice.kind, rows->choice.dtype, rows->n[row] };
+        bench_result *result = &rows->results[row * rows->n_columns + c];
+        say_progress(rows->choice.name, cell.n, cell.column->name);
+        if (c == 0) bench_begin_row(&s->run, &cell);
+        bench_measure_cell(&s->run, &cell, result);
+        tell(s, rows, row, c, result);
+    }
+    bench_end_row(&s->run);
+    return c == rows->n_columns;
+}
+
+/* False: it was not finished. */
 static bool run_table(bench_session *s, bench_rows *rows) {
     double begin = bench_now_ns();
     bench_begin_table(&s->run);
     for (int row = 0; row < rows->n_rows; row++)
-        for (int c = 0; c < rows->n_columns; c++) {
-            bench_cell cell = { rows->choice.table, rows->columns[c], rows->choice.kind, rows->choice.dtype, rows->n[row] };
-            bench_result *result = &rows->results[row * rows->n_columns + c];
-            if (time_is_up(s)) return false;
-            say_progress(rows->choice.name, cell.n, cell.column->name);
-            bench_measure_cell(&s->run, &cell, result);
-            tell(s, rows, row, c, result);
-        }
+        if (!run_row(s, rows, row)) return false;
     ask_peers(s, rows);
     say_progress(NULL, 0, NULL);
     rows->seconds = (bench_now_ns() - begin) * 1e-9;
@@ -261,13 +269,17 @@ int bench_session_verify(bench_session *s, const json_t *stored, const bench_cho
         if (!table) continue;
         take_rows(rows, table);
         bench_begin_table(&s->run);
-        for (int row = 0; row < rows->n_rows; row++)
+        for (int row = 0; row < rows->n_rows; row++) {
+            bench_begin_row(&s->run,
+                            &(bench_cell){ rows->choice.table, rows->columns[0], rows->choice.kind, rows->choice.dtype, rows->n[row] });
             for (int c = 0; c < rows->n_columns; c++) {
                 const json_t *then = stored_row(table, rows->n[row], rows->columns[c]->name);
                 if (!then) continue;
                 n_moved += compare_cell(s, rows, row, c, then);
                 n_compared++;
             }
+            bench_end_row(&s->run);
+        }
     }
     printf("%d of %d rows moved by more than their spread\n", n_moved, n_compared);
     return n_compared ? n_moved : -1;

@@ -40,7 +40,7 @@ static const bench_column decode_columns[] = { ALGO("b"), ALGO("bh"), ALGO("bn")
         .doc = "one query of rank 16 for each sequence, against n tokens' keys and values of rank 1", .kinds = BENCH_FWD, \
         .dtypes = TN_MASK(TN_BF16), .columns = decode_columns, .n_columns = TN_COUNT(decode_columns),                     \
         .rows = { 256, 512, 1024, 2048, 4096, 8192, 16384, 32768 }, .cpu_rows = { 256, 2048 }, .inputs = decode_inputs,   \
-        .size = { batch, 16, 1 },                                                                                         \
+        .size = { batch, 16, 1 }, .one_input = true,                                                                      \
     }
 
 /* Of the products that attention itself is made of, the half that a causal mask leaves: two forward, five backward. */
