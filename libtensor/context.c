@@ -9,12 +9,11 @@
 #include <string.h>
 
 #define MESSAGE_BYTES 2048
+#define MAX_THREADS 4096
 
 const char *tn_version(void) { return TN_VERSION_TEXT; }
 
 /* ---- opening and closing ---- */
-
-static tn_device *open_cuda_or_null(char *reason, size_t n_bytes) { return tn_device_open_cuda(reason, n_bytes); }
 
 /* As many threads as the real device would have: kernels size their scratch memory by them. */
 static tn_device *open_dry_cpu(int threads, char *reason, size_t n_bytes) {
@@ -24,16 +23,22 @@ static tn_device *open_dry_cpu(int threads, char *reason, size_t n_bytes) {
 }
 
 static tn_device *open_device(const char *name, int threads, tn_status *status, char *reason, size_t n_bytes) {
-    *status = TN_ERR_HOST_MEMORY; /* all that the CPU and dry runs can lack */
-    if (!name || strcmp(name, "auto") == 0) {
-        tn_device *device = open_cuda_or_null(reason, n_bytes);
-        return device ? device : tn_device_open_cpu(threads, reason, n_bytes);
+    if (threads < 0 || threads > MAX_THREADS) {
+        *status = TN_ERR_ARGUMENT;
+        snprintf(reason, n_bytes, "wanted 0 (all) to %d threads, got %d", MAX_THREADS, threads);
+        return NULL;
     }
+    if (!name || strcmp(name, "auto") == 0) {
+        tn_device *device = tn_device_open_cuda(status, reason, n_bytes);
+        if (device) return device;
+        name = "cpu";
+    }
+    if (strcmp(name, "cuda") == 0) return tn_device_open_cuda(status, reason, n_bytes);
+    *status = TN_ERR_HOST_MEMORY; /* all that the CPU and dry runs can lack */
     if (strcmp(name, "cpu") == 0) return tn_device_open_cpu(threads, reason, n_bytes);
     if (strcmp(name, "dry-run") == 0 || strcmp(name, "dry-run:cpu") == 0) return open_dry_cpu(threads, reason, n_bytes);
     if (strcmp(name, "dry-run:cuda") == 0) return tn_device_open_dry_run(TN_DEVICE_CUDA, reason, n_bytes);
     *status = TN_ERR_DEVICE;
-    if (strcmp(name, "cuda") == 0) return open_cuda_or_null(reason, n_bytes);
     snprintf(reason, n_bytes, "no device is called '%s'; there are auto, cpu, cuda, dry-run, dry-run:cpu and dry-run:cuda", name);
     return NULL;
 }
@@ -382,7 +387,8 @@ void *tn_native_stream(const tn_context *cx) { return cx ? cx->device->interface
 const char *tn_cuda_unavailable_reason(void) {
     static _Thread_local char reason[256];
     reason[0] = '\0';
-    tn_device *device = tn_device_open_cuda(reason, sizeof reason);
+    tn_status status;
+    tn_device *device = tn_device_open_cuda(&status, reason, sizeof reason);
     if (device) {
         device->interface->close(device);
         return "";

@@ -11,7 +11,6 @@
 #include "parallel.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
-#define MAX_THREADS 4096
 
 static size_t whole_pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
 
@@ -152,10 +151,6 @@ static void processor_name(char *name, size_t n_bytes) {
 }
 
 tn_device *tn_device_open_cpu(int threads, char *reason, size_t n_bytes) {
-    if (threads < 0 || threads > MAX_THREADS) {
-        snprintf(reason, n_bytes, "wanted 0 (all) to %d threads, got %d", MAX_THREADS, threads);
-        return NULL;
-    }
     tn_immediate_device *cpu = (tn_immediate_device *)tn_host_calloc(sizeof *cpu);
     if (!cpu) {
         snprintf(reason, n_bytes, "no host memory for the device");

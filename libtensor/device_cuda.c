@@ -319,8 +319,9 @@ static tn_status acquire(tn_cuda_device *cuda) {
     return stream_create(device, &first);
 }
 
-tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
+tn_device *tn_device_open_cuda(tn_status *status, char *reason, size_t n_bytes) {
     tn_cuda_gpu found;
+    *status = TN_ERR_DEVICE;
     if (!tn_cuda_gpu_find(&found)) {
         snprintf(reason, n_bytes, "%s", gpu.reason);
         return NULL;
@@ -330,7 +331,8 @@ tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
     if (!tn_cuda_path_choose(found.best, &path, reason, n_bytes)) return NULL;
     tn_cuda_device *cuda = tn_host_calloc(sizeof *cuda);
     if (!cuda) {
-        snprintf(reason, n_bytes, "the host has no memory left");
+        *status = TN_ERR_HOST_MEMORY;
+        snprintf(reason, n_bytes, "no host memory for the device");
         return NULL;
     }
     cuda->base = (tn_device){ .interface = &cuda_interface,

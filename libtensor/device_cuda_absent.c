@@ -4,7 +4,8 @@
 #include "device.h"
 #include "device_cuda.h"
 
-tn_device *tn_device_open_cuda(char *reason, size_t n_bytes) {
+tn_device *tn_device_open_cuda(tn_status *status, char *reason, size_t n_bytes) {
+    *status = TN_ERR_DEVICE;
     snprintf(reason, n_bytes, "built without CUDA");
     return NULL;
 }

@@ -25,17 +25,25 @@ static bool strikes(const char *name, cudaError_t error) {
     return true;
 }
 
+/* The runtime is linked in, so its own calls of malloc and calloc come to fault_calls.c too. It does not look at what they return: with all of
+ * them failing cudaGetDeviceCount ends in SIGSEGV where there is a driver. Those of the library alone are to fail. */
+static cudaError_t unfailing(cudaError_t said) {
+    fault_resume();
+    return said;
+}
+#define UNFAILING(call) (fault_pause(), unfailing(call))
+
 /* A call that makes (change 1), destroys (-1) or neither; `fake` stands for it where there is no GPU. One that destroys does so even if it is
  * made to say otherwise. */
-#define CALL(name, error, change, parameters, arguments, fake)                 \
-    cudaError_t __real_##name parameters;                                      \
-    cudaError_t __wrap_##name parameters;                                      \
-    cudaError_t __wrap_##name parameters {                                     \
-        bool fails = strikes(#name, error);                                    \
-        if (fails && (change) >= 0) return error;                              \
-        cudaError_t said = cuda_calls_real() ? __real_##name arguments : fake; \
-        if (said == cudaSuccess) n_live += (change);                           \
-        return fails ? error : said;                                           \
+#define CALL(name, error, change, parameters, arguments, fake)                            \
+    cudaError_t __real_##name parameters;                                                 \
+    cudaError_t __wrap_##name parameters;                                                 \
+    cudaError_t __wrap_##name parameters {                                                \
+        bool fails = strikes(#name, error);                                               \
+        if (fails && (change) >= 0) return error;                                         \
+        cudaError_t said = UNFAILING(cuda_calls_real() ? __real_##name arguments : fake); \
+        if (said == cudaSuccess) n_live += (change);                                      \
+        return fails ? error : said;                                                      \
     }
 
 static cudaError_t made(void **place) {
@@ -120,7 +128,7 @@ cudaError_t __real_cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 cudaError_t __wrap_cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
 cudaError_t __wrap_cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     bool fails = strikes("cudaStreamEndCapture", cudaErrorStreamCaptureInvalidated);
-    cudaError_t said = cuda_calls_real() ? __real_cudaStreamEndCapture(stream, graph) : made((void **)graph);
+    cudaError_t said = UNFAILING(cuda_calls_real() ? __real_cudaStreamEndCapture(stream, graph) : made((void **)graph));
     if (said == cudaSuccess) n_live++;
     if (!fails) return said;
     if (said == cudaSuccess) __wrap_cudaGraphDestroy(*graph);
@@ -134,7 +142,7 @@ cudaError_t __wrap_cudaGetLastError(void) {
     cudaError_t said = last_error;
     last_error = cudaSuccess;
     if (said != cudaSuccess) return said;
-    return cuda_calls_real() ? __real_cudaGetLastError() : cudaSuccess;
+    return cuda_calls_real() ? UNFAILING(__real_cudaGetLastError()) : cudaSuccess;
 }
 
 /* ---- launches ---- */
@@ -145,7 +153,7 @@ cudaError_t __wrap_cudaGetLastError(void) {
     cudaError_t __wrap_##name parameters {                                                       \
         if (strikes(#name, cudaErrorLaunchOutOfResources)) return cudaErrorLaunchOutOfResources; \
         n_launches++;                                                                            \
-        return cuda_calls_real() ? __real_##name arguments : cudaSuccess;                        \
+        return cuda_calls_real() ? UNFAILING(__real_##name arguments) : cudaSuccess;             \
     }
 
 LAUNCH(__cudaLaunchKernel, (cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream),
@@ -158,7 +166,7 @@ LAUNCH(cudaLaunchCooperativeKernel, (const void *function, dim3 grid, dim3 block
 cudaError_t __real___cudaGetKernel(cudaKernel_t *kernel, const void *function);
 cudaError_t __wrap___cudaGetKernel(cudaKernel_t *kernel, const void *function);
 cudaError_t __wrap___cudaGetKernel(cudaKernel_t *kernel, const void *function) {
-    if (cuda_calls_real()) return __real___cudaGetKernel(kernel, function);
+    if (cuda_calls_real()) return UNFAILING(__real___cudaGetKernel(kernel, function));
     *kernel = (cudaKernel_t)function;
     return cudaSuccess;
 }

@@ -21,6 +21,7 @@ static struct {
     atomic_bool for_ever;
     const char *_Atomic last;
 } faults;
+static _Thread_local int pauses;
 
 const char *fault_name(fault_kind kind) {
     static const char *const names[FAULT_KINDS] = { "host allocations", "device allocations",     "segments",
@@ -41,8 +42,11 @@ int64_t fault_disarm(void) {
     return faults.failed;
 }
 
+void fault_pause(void) { pauses++; }
+void fault_resume(void) { pauses--; }
+
 bool fault_strikes(fault_kind kind, const char *what) {
-    if (faults.armed != 1 + (int)kind) return false;
+    if (pauses || faults.armed != 1 + (int)kind) return false;
     int64_t left = atomic_fetch_sub(&faults.left, 1);
     if (left > 1 || (left < 1 && !faults.for_ever)) return false;
     faults.failed++;

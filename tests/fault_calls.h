@@ -26,6 +26,9 @@ const char *fault_name(fault_kind kind);
 void fault_arm(fault_kind kind, int64_t n, bool for_ever);
 /* How many calls failed since; nothing fails from here on. */
 int64_t fault_disarm(void);
+/* Around a call into code of others that is linked in: what this thread does there neither fails nor counts. */
+void fault_pause(void);
+void fault_resume(void);
 /* For the functions that are wrapped: is this call to fail? `what` is kept to be told. */
 bool fault_strikes(fault_kind kind, const char *what);
 /* The call that failed last. */

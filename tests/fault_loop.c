@@ -73,14 +73,13 @@ tn_context *fault_open_context(const char *device) {
     return cx;
 }
 
-static bool is_stand_in(fault_kind kind) { return kind == FAULT_CUDA && strcmp(tn_test_device(), "cuda") != 0; }
-static const char *device_for(fault_kind kind) { return kind == FAULT_CUDA ? "cuda" : "cpu"; }
+static bool is_stand_in(const fault_world *w) { return w->on_cuda && strcmp(tn_test_device(), "cuda") != 0; }
 
-static void begin(const fault_scenario *s, fault_world *w, fault_kind kind) {
-    w->computes = !is_stand_in(kind);
+static void begin(const fault_scenario *s, fault_world *w) {
+    w->computes = !is_stand_in(w);
     snprintf(w->path, sizeof w->path, "%s/file", fault_folder);
     w->kind = s->kind;
-    if (!w->opens) w->cx = fault_open_context(device_for(kind));
+    if (!w->opens) w->cx = fault_open_context(w->on_cuda ? "cuda" : "cpu");
     if (s->set_up) s->set_up(w);
     if (!w->opens) tn_test_ok(w->cx);
     w->n_files = fault_entries_of(fault_folder);
@@ -121,24 +120,21 @@ static void end(fault_world *w) {
 /* Each time on a context of its own if only one call fails, so that everything is made anew; on one that goes on if all do. */
 void fault_everywhere(const fault_scenario *s, fault_world start, fault_kind kind, bool for_ever) {
     int64_t blocks = tn_host_live_blocks(), files = fault_entries_of("/proc/self/fd");
-    bool struck = true;
+    bool anew = start.opens || !for_ever, struck = true;
     fault_world w = start;
-    if (for_ever) begin(s, &w, kind);
+    if (!anew) begin(s, &w);
     for (int64_t n = 1; struck; n++) {
-        if (!for_ever) {
+        if (anew) {
             w = start;
-            begin(s, &w, kind);
+            begin(s, &w);
         }
         struck = fail_at(s, &w, kind, n, for_ever);
-        if (!for_ever || w.opens) {
-            end(&w);
-            w = start;
-        }
         TN_TEST_WANT(n < 20000, "it never ends");
-        if (for_ever && !w.opens) continue;
+        if (!anew) continue;
+        end(&w);
         TN_TEST_WANT(tn_host_live_blocks() == blocks, "%lld host blocks stay", (long long)(tn_host_live_blocks() - blocks));
     }
-    if (for_ever && !w.opens) end(&w);
+    if (!anew) end(&w);
     TN_TEST_WANT(tn_host_live_blocks() == blocks, "%lld host blocks stay at the end", (long long)(tn_host_live_blocks() - blocks));
     TN_TEST_WANT(fault_entries_of("/proc/self/fd") == files, "a file stays open");
 }

@@ -27,6 +27,7 @@ typedef struct fault_world {
     const char *reason; /* for what says why without a context */
     char reason_text[256];
     bool opens;    /* the scenario opens the context itself */
+    bool on_cuda;  /* on a GPU or its stand-in, else on the CPU */
     bool computes; /* the device computes; false for a stand-in */
 
     const tn_op_def *op;

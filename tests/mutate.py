@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Breaks the backward code of the CPU, one place at a time, and lists what the tests do not notice.
+"""Breaks the backward code of the CPU, or of the GPU, one place at a time, and lists what the tests do not notice.
 
 A mutant is one change in a function that backward runs: a sign turned, a term, a factor, a sum or a call left out, a loop that starts one
 late or ends one early. The sources are copied to the build folder first; the tree is never touched. For each mutant the object is compiled
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+EXIT_SKIPPED = 77
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Functions that backward runs and whose names don't say so.
@@ -92,8 +93,8 @@ def functions(code):
             yield match.group(1), match.end(), end
 
 
-def operand_end(code, at, stops):
-    """Where the operand that starts at `at` ends: at one of `stops` outside its own brackets."""
+def operand_end(code, at, stops, separators=';,'):
+    """Where the operand that starts at `at` ends: at one of `stops` or `separators` outside its own brackets."""
     depth = 0
     while at < len(code):
         c = code[at]
@@ -103,7 +104,7 @@ def operand_end(code, at, stops):
             if depth == 0:
                 return at
             depth -= 1
-        elif depth == 0 and (c in ';,' or any(code.startswith(stop, at) for stop in stops)):
+        elif depth == 0 and (c in separators or any(code.startswith(stop, at) for stop in stops)):
             return at
         at += 1
     return at
@@ -138,7 +139,8 @@ def changes(code, begin, end):
     for match, at in found(r'for \([^;]*; [^;]*?\w+ (>=) '):
         yield 'bound', begin + match.start(1), begin + match.end(1), '>'
     for match, at in found(r'(?<=[\n;)] )\s*((?:\w+->)*\w+\([^;{}]*\));'):
-        if not re.match(r'(if|for|while|switch|return|sizeof)\b', match.group(1)):
+        # What is fetched ahead of its use is there without.
+        if not re.match(r'(if|for|while|switch|return|sizeof)\b|\w*fetch', match.group(1)):
             yield 'call', begin + match.start(1), begin + match.end(1), ''
 
 
@@ -156,7 +158,7 @@ def mutants_of(path):
     for name, begin, end in functions(code):
         if not is_backward(path, name, more):
             continue
-        grains = [(call.start() + begin, operand_end(code, call.end() + begin, [])) for call in GRAIN.finditer(code[begin:end])]
+        grains = [(call.start() + begin, operand_end(code, call.end() + begin, [], ';')) for call in GRAIN.finditer(code[begin:end])]
         for kind, at, to, text in changes(code, begin, end):
             if any(first < at < last for first, last in grains):
                 continue
@@ -226,16 +228,32 @@ def copy_if_new(path, to):
         file.write(wanted)
 
 
+def gpu_architecture():
+    """The first GPU's, as the option gpu_archs names it; None: there is no GPU."""
+    try:
+        said = run(['nvidia-smi', '--query-gpu=compute_cap', '--format=csv,noheader'])
+    except FileNotFoundError:
+        return None
+    found = re.match(r'(\d+)\.(\d+)\n', said.stdout)
+    if said.returncode or not found:
+        return None
+    return '90a' if found.group(1) == '9' else found.group(1) + found.group(2)
+
+
 class Workshop:
     """A copy of the sources and a build of it."""
 
     def __init__(self, folder, cuda):
+        """cuda: the GPU's architecture, None for the CPU's code."""
         self.source, self.build = os.path.join(folder, 'source'), os.path.join(folder, 'build')
+        # Kernels that the GPU would not prefer are mutated too. The CPU does not look at this.
+        self.paths = ['hopper', 'base', 'plain'] if cuda == '90a' else ['base', 'plain'] if cuda else ['plain']
         self.environment = dict(os.environ, OMP_NUM_THREADS='2', OMP_WAIT_POLICY='passive', TENON_TEST_DEVICE='cuda' if cuda else 'cpu')
         self.copy()
         if not os.path.exists(os.path.join(self.build, 'build.ninja')):
-            options = ['-Dcuda=' + ('enabled' if cuda else 'disabled'), '-Dbench=false', '-Dexamples=false', '-Dbuildtype=debugoptimized', '-Doptimization=1', '-Ddebug=false',
-                       '-Dwerror=false', '-Dc_args=-DTN_NO_SIMD_CLONES']
+            options = ['-Dcuda=enabled', f'-Dgpu_archs={cuda}'] if cuda else ['-Dcuda=disabled']
+            options += ['-Dbench=false', '-Dexamples=false', '-Dbuildtype=debugoptimized', '-Doptimization=1', '-Ddebug=false',
+                        '-Dwerror=false', '-Dc_args=-DTN_NO_SIMD_CLONES']
             done = run(['meson', 'setup', self.build, self.source] + options)
             if done.returncode:
                 sys.exit(done.stdout)
@@ -291,11 +309,16 @@ class Workshop:
 
     def fails(self, test, limit, folder=None):
         """None, or how the test ended."""
-        try:
-            code = run([os.path.join(folder or os.path.join(self.build, 'tests'), test[0])] + test[1:], timeout=limit, env=self.environment).returncode
-        except subprocess.TimeoutExpired:
-            return 'hangs'
-        return None if code == 0 or (code == 2 and len(test) > 1) else 'fails' if code == 1 else f'ends with {code}'
+        program = os.path.join(folder or os.path.join(self.build, 'tests'), test[0])
+        for path in self.paths:
+            try:
+                code = run([program] + test[1:], timeout=limit, env=dict(self.environment, TENON_CUDA_PATH=path)).returncode
+            except subprocess.TimeoutExpired:
+                return 'hangs'
+            # 2: no case is called so.
+            if code not in (0, EXIT_SKIPPED) and (code != 2 or len(test) == 1):
+                return 'fails' if code == 1 else f'ends with {code}'
+        return None
 
 
 def try_mutant(shop, mutant):
@@ -348,7 +371,11 @@ def main():
         print(f'{len(chosen)} of {len(mutants)} mutants in {len(sources)} files; {n_equivalent} more are known to change nothing')
         return 0
 
-    shop = Workshop(options.folder + ('-cuda' if options.cuda else ''), options.cuda)
+    architecture = gpu_architecture() if options.cuda else None
+    if options.cuda and not architecture:
+        print('mutate: there is no GPU here: nvidia-smi lists none', file=sys.stderr)
+        return EXIT_SKIPPED
+    shop = Workshop(options.folder + ('-cuda' if options.cuda else ''), architecture)
     counts, begin = collections.Counter(), time.monotonic()
     for i, mutant in enumerate(chosen):
         if options.minutes and time.monotonic() - begin > 60 * options.minutes:

@@ -9,6 +9,7 @@
 
 #include "libtensor/context_internal.h"
 #include "libtensor/graph.h"
+#include "ops/sample_inputs.h"
 #include "ops/tenon.h"
 
 static tn_context *cx;
@@ -112,6 +113,7 @@ static void selections(void **state) {
     const int64_t places[] = { 2, 0, 2 };
     tn_tensor *x = counted(TN_SHAPE(2, 3)), *index = tn_from_data(cx, TN_I64, TN_SHAPE(3), places), *which;
     WANT(tn_index_select(x, 1, index), TN_SHAPE(2, 3), 2, 0, 2, 5, 3, 5);
+    WANT(tn_index_select(x, 0, tn_narrow(index, 0, 1, 1)), TN_SHAPE(1, 3), 0, 1, 2);
     WANT(tn_embedding(x, tn_narrow(index, 0, 1, 1)), TN_SHAPE(1, 3), 0, 1, 2);
     WANT(tn_gather(x, tn_reshape(tn_narrow(index, 0, 0, 2), TN_SHAPE(2, 1)), 1), TN_SHAPE(2, 1), 2, 3);
     REFUSED(tn_index_select(x, 2, index), TN_ERR_ARGUMENT, "dim 2");
@@ -139,6 +141,7 @@ static void reductions(void **state) {
     WANT(tn_min(x), TN_SHAPE(), 0);
     WANT(tn_argmax(x), TN_SHAPE(), 5);
     WANT(tn_logsumexp(tn_mul_scalar(x, 0)), TN_SHAPE(), log(6));
+    WANT(tn_sum(tn_arange(cx, TN_I64, 100000)), TN_SHAPE(), 4999950000.0);
     WANT(tn_sum_over(x, rows), TN_SHAPE(2), 3, 12);
     WANT(tn_mean_over(x, rows), TN_SHAPE(2), 1, 4);
     WANT(tn_max_over(x, rows), TN_SHAPE(2), 2, 5);
@@ -163,6 +166,42 @@ static void one_by_one(void **state) {
                        TN_LAYER_NORM(.eps = 0)),
          TN_SHAPE(2), -1, 3);
     WANT(tn_swiglu(x), TN_SHAPE(2), -1 / (1 + exp(1)) * 1, 0);
+}
+
+static bool never_called(void *user, tn_tensor *const *in, int n_in, tn_tensor **out, int n_out) {
+    (void)user, (void)in, (void)n_in, (void)out, (void)n_out;
+    return false;
+}
+
+/* What only a mistake of the caller leads to. */
+static void mistakes(void **state) {
+    (void)state;
+    const tn_op_def *op = tn_op_find("sum");
+    tn_op_args_buffer args = { .bytes = "" };
+    tn_gradcheck_result result;
+    char reason[256], text[32];
+    const char *const bad[][2] = { { "[1]", "not a JSON object" },
+                                   { "{\"dims\": ", "not a JSON object" },
+                                   { "{\"dims\": true}", "wrong kind" },
+                                   { "{\"dims\": [0.5]}", "wrong kind" },
+                                   { "{\"dime\": [0]}", "dime" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        reason[0] = '\0';
+        TN_TEST_WANT(!tn_op_set_attrs_json(op, &args, bad[i][0], reason, sizeof reason) && strstr(reason, bad[i][1]), "%s: %s", bad[i][0],
+                     reason);
+    }
+    tn_tensor *x = counted(TN_SHAPE(2, 3));
+    REFUSED(tn_gradcheck(never_called, NULL, &x, 1, 0, TN_GRADCHECK(), &result), TN_ERR_ARGUMENT, "0 outputs");
+    REFUSED(tn_attention_cache_new(cx, TN_F32, (tn_attention_cache_shape){ .batch = 1, .capacity = 0, .heads = 1 }), TN_ERR_SHAPE,
+            "at least 1");
+    tn_params *params = tn_params_new(cx);
+    tn_tensor *turned = tn_require_grad(tn_transpose(x, 0, 1), true);
+    tn_params_add(params, turned, 0, "turned");
+    assert_true(tn_backward(tn_sum(turned)));
+    REFUSED(tn_adamw_step(tn_adamw_new(params, TN_ADAMW())), TN_ERR_ARGUMENT, "not contiguous");
+    tn_params_free(params);
+    tn_params_free(NULL);
+    assert_string_equal(tn_describe(NULL, text, sizeof text), "none");
 }
 
 /* TENON_CUDA_PATH may ask for less than the GPU has, not for more. */
@@ -234,7 +273,8 @@ static void streams_of_the_cpu(void **state) {
 #define CASE(function) \
     { #function, function, set_up, tear_down, NULL }
 
-static const struct CMUnitTest cases[] = { CASE(views),      CASE(joins_and_copies), CASE(selections),         CASE(reductions),
-                                           CASE(one_by_one), CASE(stand_ins),        CASE(streams_of_the_cpu), CASE(paths) };
+static const struct CMUnitTest cases[] = { CASE(views),      CASE(joins_and_copies),   CASE(selections),
+                                           CASE(reductions), CASE(one_by_one),         CASE(mistakes),
+                                           CASE(stand_ins),  CASE(streams_of_the_cpu), CASE(paths) };
 
 TN_TEST_MAIN("test_calls", cases)

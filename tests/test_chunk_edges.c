@@ -43,6 +43,8 @@ static const edge edges[] = {
     { "attention", { .name = "causal-first", .in = { SHAPE(1, 140, 1, 3), SHAPE(1, 40, 1, 3), SHAPE(1, 40, 1, 2) }, .attrs = "{\"causal\": true}" } },
     { "tpa_attention", { .name = "tiles", .in = { SHAPE(1, 65, 2, 2), SHAPE(1, 65, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 2) } } },
     { "tpa_attention", { .name = "causal", .in = { SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 2) }, .attrs = "{\"causal\": true}" } },
+    /* a query against parts of 2048 keys */
+    { "tpa_attention", { .name = "parts", .in = { SHAPE(1, 1, 2, 2), SHAPE(1, 1, 2, 3), SHAPE(1, 2049, 2, 2), SHAPE(1, 2049, 2, 3), SHAPE(1, 2049, 2, 2), SHAPE(1, 2049, 2, 2) } } },
     /* chunks of at most 1024 rows, as even as can be; panels of weights, in bf16, of 2^20 elements */
     { "linear_cross_entropy", { .name = "chunks", .in = { SHAPE(2051, 3), SHAPE(11, 3), INDEX(11, 2051) } } },
     { "linear_cross_entropy", { .name = "panels", .in = { SHAPE(2, 15), SHAPE(65601, 15), CONSTANT(65600, 2) }, .dtypes = TN_MASK(TN_BF16) } },
@@ -52,9 +54,11 @@ static const edge edges[] = {
     { "embedding", { .name = "many-places", .in = { SHAPE(2, 257), INDEX(2, 1100) } } },
     { "gather", { .name = "rows", .in = { SHAPE(129, 130), INDEX(129, 200, 130) }, .attrs = "{\"dim\": 0}" } },
     { "gather", { .name = "columns", .in = { SHAPE(130, 129), INDEX(129, 130, 200) }, .attrs = "{\"dim\": 1}" } },
+    { "gather", { .name = "many-slices", .in = { SHAPE(9000, 33), INDEX(33, 9000, 100) }, .attrs = "{\"dim\": 1}" } },
     { "gather", { .name = "four-axes", .in = { SHAPE(3, 4, 5, 7), INDEX(3, 5, 3, 4, 6) }, .attrs = "{\"dim\": 0}" } },
     { "gather", { .name = "four-axes-second", .in = { SHAPE(3, 4, 5, 7), INDEX(4, 3, 6, 4, 6) }, .attrs = "{\"dim\": 1}" } },
     { "gather", { .name = "four-axes-third", .in = { SHAPE(3, 4, 5, 7), INDEX(5, 3, 4, 6, 6) }, .attrs = "{\"dim\": 2}" } },
+    { "slice", { .name = "first-alone", .in = { SHAPE(65, 129) }, .attrs = "{\"end\": 1}" } },
     { "topk", { .name = "rows", .in = { SHAPE(130, 257) }, .attrs = "{\"k\": 5}" } },
     /* chunks of rows with 16384 elements, 64 of them at most */
     { "rms_norm", { .name = "chunks", .in = { SHAPE(1825, 17), SHAPE(17) } } },
@@ -63,10 +67,13 @@ static const edge edges[] = {
     { "linear", { .name = "chunks", .in = { SHAPE(1825, 3), SHAPE(17, 3), SHAPE(17) } } },
     { "linear", { .name = "chunks-act", .in = { SHAPE(1825, 3), SHAPE(17, 3), SHAPE(17) }, .attrs = "{\"act\": \"gelu\"}" } },
     { "matmul", { .name = "odd", .in = { SHAPE(3, 65, 33), SHAPE(3, 33, 129) } } },
-    /* pieces of 1024, rows that are cut, columns side by side */
+    { "matmul", { .name = "single-rows", .in = { SHAPE(3, 1, 33), SHAPE(33, 129) } } },
+    /* rows that are cut into 4096s, columns side by side */
     { "logsumexp", { .name = "rows", .in = { SHAPE(3, 1025) }, .attrs = "{\"dims\": [1]}" } },
     { "logsumexp", { .name = "long-row", .in = { SHAPE(1, 32769) }, .attrs = "{\"dims\": [1]}" } },
+    { "logsumexp", { .name = "cut-row", .in = { SHAPE(1, 12288) }, .attrs = "{\"dims\": [1]}" } },
     { "logsumexp", { .name = "columns", .in = { SHAPE(257, 129) }, .attrs = "{\"dims\": [0]}" } },
+    { "logsumexp", { .name = "middle", .in = { SHAPE(3, 17, 17) }, .attrs = "{\"dims\": [1]}" } },
     { "logsumexp", { .name = "outside", .in = { SHAPE(17, 5, 65) }, .attrs = "{\"dims\": [0, 2]}" } },
     { "max", { .name = "rows", .in = { SHAPE(3, 1025) }, .attrs = "{\"dims\": [1]}" } },
     { "max", { .name = "columns", .in = { SHAPE(257, 129) }, .attrs = "{\"dims\": [0]}" } },
@@ -85,7 +92,8 @@ static const edge edges[] = {
     { "add", { .name = "scalar", .in = { SHAPE(1), SHAPE(65537) } } },
     { "expand", { .name = "rows", .in = { SHAPE(1, 129) }, .attrs = "{\"shape\": [513, 129]}" } },
     { "expand", { .name = "columns", .in = { SHAPE(513, 1) }, .attrs = "{\"shape\": [513, 129]}" } },
-    /* chunks of at least 16 tokens, 64 of them at most; columns in pieces of 256 */
+    /* chunks of at least 16 tokens, 64 of them at most; columns in pieces of 256; 4 rows in 144 KiB of stack */
+    { "lrpe", { .name = "wide", .in = { SHAPE(1, 3, 1, 9218), SHAPE(1, 4609) }, .attrs = "{\"kind\": \"rotate\"}" } },
     { "lrpe", { .name = "rotate", .in = { SHAPE(1, 1030, 2, 4), SHAPE(2, 2) }, .attrs = "{\"kind\": \"rotate\"}" } },
     { "lrpe", { .name = "cosine-shared", .in = { SHAPE(2, 1030, 3, 4), SHAPE(1, 4) }, .attrs = "{\"kind\": \"cosine\"}" } },
     { "lrpe", { .name = "softmax-tokens", .in = { SHAPE(1, 1030, 2, 4), SHAPE(2, 2) }, .attrs = "{\"kind\": \"rotate\", \"act\": \"softmax\", \"dim\": 1}" } },

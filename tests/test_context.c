@@ -23,6 +23,16 @@ static void opens_with_defaults(void **state) {
     tn_close(NULL);
 }
 
+static void a_wrong_number_of_threads_is_refused(void **state) {
+    (void)state;
+    static const char *const devices[] = { "cpu", "dry-run", "auto" };
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        tn_context *cx = tn_open(&(tn_options){ .device = devices[i], .threads = i % 2 ? 4097 : -1 });
+        tn_test_error(cx, TN_ERR_ARGUMENT, "0 (all) to 4096 threads");
+        tn_close(cx);
+    }
+}
+
 static void an_unknown_device_is_an_error_on_the_context(void **state) {
     (void)state;
     tn_context *cx = tn_open(&(tn_options){ .device = "abacus" });
@@ -338,6 +348,7 @@ static void red_zones_catch_a_kernel_that_writes_too_far(void **state) {
 
 static const struct CMUnitTest cases[] = {
     cmocka_unit_test(opens_with_defaults),
+    cmocka_unit_test(a_wrong_number_of_threads_is_refused),
     cmocka_unit_test(an_unknown_device_is_an_error_on_the_context),
     cmocka_unit_test(cuda_says_why_it_is_off_or_works),
     cmocka_unit_test(the_first_error_stands),

@@ -1,4 +1,5 @@
-/* Every call of the CUDA runtime and of cuBLASLt fails once, on a GPU or on the stand-in of cuda_calls.h. */
+/* Every call of the CUDA runtime and of cuBLASLt, every allocation on the host and every one on the device fails, on a GPU or on the stand-in
+ * of cuda_calls.h. */
 #include "fault_loop.h"
 
 #include <stdlib.h>
@@ -11,11 +12,16 @@
 #include "libtensor/graph.h"
 
 static void fail_cuda(const fault_scenario *s, fault_world start) {
-    /* On a GPU opening contexts takes most of the time: one for all points of a scenario will do. */
-    for (int for_ever = cuda_calls_real() && !fault_wants_all(); for_ever < 2; for_ever++) {
-        int64_t live = cuda_calls_live();
-        fault_everywhere(s, start, FAULT_CUDA, for_ever);
-        TN_TEST_WANT(cuda_calls_live() == live, "%lld of the runtime's things stay", (long long)(cuda_calls_live() - live));
+    static const fault_kind kinds[] = { FAULT_CUDA, FAULT_HOST, FAULT_DEVICE };
+    start.on_cuda = true;
+    for (int64_t i = 0; i < COUNT(kinds); i++) {
+        if (start.opens && kinds[i] == FAULT_DEVICE) continue;
+        /* On a GPU opening contexts takes most of the time: one for all points of a scenario will do. */
+        for (int for_ever = cuda_calls_real() && !fault_wants_all(); for_ever < 2; for_ever++) {
+            int64_t live = cuda_calls_live();
+            fault_everywhere(s, start, kinds[i], for_ever);
+            TN_TEST_WANT(cuda_calls_live() == live, "%lld of the runtime's things stay", (long long)(cuda_calls_live() - live));
+        }
     }
 }
 
@@ -45,11 +51,10 @@ static void training(void **state) {
 /* Small ones, and ones through pinned memory. */
 static bool copy_both_ways(fault_world *w) {
     enum { MANY = 3 << 20 };
-    float *values = calloc(MANY, sizeof *values);
+    static float values[MANY];
     tn_tensor *small = tn_from_data(w->cx, TN_F32, TN_SHAPE(4), values), *large = tn_from_data(w->cx, TN_F32, TN_SHAPE(MANY), values);
-    bool done = tn_to_data(small, values, 4 * sizeof *values) && tn_to_data(large, values, MANY * sizeof *values) &&
+    bool done = tn_to_data(small, values, 4 * sizeof *values) && tn_to_data(large, values, sizeof values) &&
                 tn_fill(tn_empty(w->cx, TN_I64, TN_SHAPE(3)), 1) && tn_arange(w->cx, TN_I64, 5) && tn_synchronize(w->cx);
-    free(values);
     return done && !tn_failed(w->cx);
 }
 

@@ -179,6 +179,28 @@ static void resume(tn_dtype dtype, rule r) {
     tn_close(b.cx);
 }
 
+/* A file of another model's optimizer. */
+static void foreign_state_is_refused(void **state) {
+    (void)state;
+    const int64_t saved = 4, others[] = { 3, 4 }; /* elements of p.0; the file also holds p.1 */
+    const char *const words[] = { "another dtype or shape", "of which 2 belong" };
+    char path[256];
+    snprintf(path, sizeof path, "%s/tenon-test-optim-%d-f.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid());
+    tn_context *cx = tn_open(&(tn_options){ .device = tn_test_device(), .seed = 8 });
+    tn_params *params = tn_params_new(cx);
+    for (int i = 0; i < 2; i++) give_gradient(tn_params_add(params, tn_parameter(cx, TN_F32, TN_SHAPE(saved)), 0, "p.%d", i), 1);
+    tn_optimizer *opt = new_optimizer(params, RULE_MOMENTUM);
+    assert_true(tn_optimizer_step(opt) && tn_optimizer_save(opt, path));
+    for (int i = 0; i < 2; i++) {
+        tn_params *here = tn_params_new(cx);
+        tn_params_add(here, tn_parameter(cx, TN_F32, TN_SHAPE(others[i])), 0, "p.0");
+        assert_false(tn_optimizer_load(new_optimizer(here, RULE_MOMENTUM), path));
+        tn_test_error(cx, TN_ERR_FORMAT, words[i]);
+    }
+    unlink(path);
+    tn_close(cx);
+}
+
 static void training_resumes_bit_for_bit(void **state) {
     (void)state;
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
@@ -379,6 +401,7 @@ static void bad_settings_are_refused(void **state) {
 static const struct CMUnitTest cases[] = {
     cmocka_unit_test(steps_follow_the_formulas),
     cmocka_unit_test(training_resumes_bit_for_bit),
+    cmocka_unit_test(foreign_state_is_refused),
     cmocka_unit_test(clipping_bounds_the_norm),
     cmocka_unit_test(clipping_has_the_same_bits_for_any_threads),
     cmocka_unit_test(a_parameter_written_by_others_counts),

@@ -12,17 +12,15 @@
  *     wide packs       64   32    16    8   | 8      8      8      8       8       (backward: half the axis)
  *     blocks           1    1     1     1   | 2      4      11     22
  *
- * Maximum and sum are made over lanes, warps and blocks, in this order. What a slab's blocks wait for each other costs 5 to 20%: without
- * their meeting the same kernel moves 89 to 91% of a copy's bytes a second. Neither smaller blocks, nor groups that begin one after the
- * other, nor asking L2 for the next slab ahead make up for it; nor does one block a multiprocessor that holds six slabs in turn, so that
- * a group has five steps of time to agree on one while its copies go on: 73 to 88%.
+ * Maximum and sum are made over lanes, warps and blocks, in this order. Hopper has groups of its own (act_softmax_flow.cuh): here what a
+ * slab's blocks wait for each other costs 5 to 20%.
  *
  * Plain (f64, any width and alignment, slabs the GPU can't hold): a block of 32 x 8 threads owns 32 neighbouring columns and walks them
  * twice. */
 #ifndef TENON_ACT_SOFTMAX_COLUMNS_CUH
 #define TENON_ACT_SOFTMAX_COLUMNS_CUH
 
-#include "act_softmax_cuda.cuh"
+#include "act_softmax_flow.cuh"
 
 namespace {
 
@@ -189,24 +187,6 @@ template <int n> struct slab_place {
 #define SLAB_BATCHES(backward) ((backward) ? 2 : 3)
 #define SLAB_BATCH(backward) (HELD_PACKS / ((backward) ? 2 : 1) / SLAB_BATCHES(backward))
 
-/* The larger of each two numbers. */
-__device__ __forceinline__ uint32_t larger_two(uint32_t a, uint32_t b) {
-    uint32_t larger;
-    asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
-    return larger;
-}
-template <typename T> __device__ __forceinline__ uint4 larger_pack(const uint4 &a, const uint4 &b) {
-    if (sizeof(T) == 2) return make_uint4(larger_two(a.x, b.x), larger_two(a.y, b.y), larger_two(a.z, b.z), larger_two(a.w, b.w));
-    return make_uint4(__float_as_uint(fmaxf(__uint_as_float(a.x), __uint_as_float(b.x))),
-                      __float_as_uint(fmaxf(__uint_as_float(a.y), __uint_as_float(b.y))),
-                      __float_as_uint(fmaxf(__uint_as_float(a.z), __uint_as_float(b.z))),
-                      __float_as_uint(fmaxf(__uint_as_float(a.w), __uint_as_float(b.w))));
-}
-template <typename T> __device__ __forceinline__ uint4 lowest_pack() {
-    uint32_t word = sizeof(T) == 2 ? 0xff80ff80u : 0xff800000u;
-    return make_uint4(word, word, word, word);
-}
-
 /* Maxima are kept times log2 e, so that an exponential is one multiply-add and one power. */
 template <typename T, bool Backward>
 __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
@@ -296,13 +276,6 @@ __global__ void __launch_bounds__(HELD_THREADS, HELD_PER_MULTIPROCESSOR)
     tn_copy_async_wait<0>();
 }
 
-static size_t columns_workspace(const softmax_shape &s, tn_dtype dtype, const tn_device *device, bool backward) {
-    int n = 16 / (int)tn_dtype_size(dtype);
-    slab_plan plan;
-    if (device->cuda_path == TN_CUDA_PLAIN || s.inner % n != 0) return 0;
-    return plan_slabs(s, s.inner / n, n, backward, device, &plan) ? held_workspace(plan.held, device) : 0;
-}
-
 /* ---- plain ---- */
 
 #define PLAIN_COLUMNS 32
@@ -348,17 +321,41 @@ template <typename T> void launch_plain_columns(const softmax_job &job) {
 
 /* ---- choice ---- */
 
-template <typename T> cudaError_t launch_columns(const softmax_job &job) {
-    constexpr int n = tn_pack<T>::n;
-    slab_plan plan;
-    if (!plan_slabs(job.shape, job.shape.inner / n, n, job.d, job.device, &plan)) {
-        launch_plain_columns<T>(job);
-        return cudaGetLastError();
+/* What holds a slab: one block, a group on Hopper, a group, or nothing. */
+typedef enum column_kernel { COLUMNS_HELD, COLUMNS_FLOW, COLUMNS_PLAIN } column_kernel;
+
+static column_kernel plan_columns(const softmax_shape &s, int n, bool backward, const tn_device *device, slab_plan *slabs,
+                                  flow_plan *flow) {
+    bool held = plan_slabs(s, s.inner / n, n, backward, device, slabs);
+    if (held && slabs->held.blocks == 1) return COLUMNS_HELD;
+    if (plan_flow(s, n, backward, device, flow)) return COLUMNS_FLOW;
+    return held ? COLUMNS_HELD : COLUMNS_PLAIN;
+}
+
+static size_t columns_workspace(const softmax_shape &s, tn_dtype dtype, const tn_device *device, bool backward) {
+    int n = 16 / (int)tn_dtype_size(dtype);
+    slab_plan slabs;
+    flow_plan flow;
+    if (device->cuda_path == TN_CUDA_PLAIN || s.inner % n != 0) return 0;
+    switch (plan_columns(s, n, backward, device, &slabs, &flow)) {
+    case COLUMNS_HELD: return held_workspace(slabs.held, device);
+    case COLUMNS_FLOW: return flow_workspace(flow, FLOW_WIDE(backward) * n, device);
+    default: return 0;
     }
+}
+
+template <typename T> cudaError_t launch_columns(const softmax_job &job) {
     T *to = (T *)job.to;
     const T *from = (const T *)job.from, *d = (const T *)job.d;
-    return d ? launch_held(softmax_slabs<T, true>, job, plan.held, plan.n_slabs, to, from, d, job.shape, plan)
-             : launch_held(softmax_slabs<T, false>, job, plan.held, plan.n_slabs, to, from, d, job.shape, plan);
+    slab_plan slabs;
+    flow_plan flow;
+    switch (plan_columns(job.shape, tn_pack<T>::n, d, job.device, &slabs, &flow)) {
+    case COLUMNS_HELD:
+        return d ? launch_held(softmax_slabs<T, true>, job, slabs.held, slabs.n_slabs, to, from, d, job.shape, slabs)
+                 : launch_held(softmax_slabs<T, false>, job, slabs.held, slabs.n_slabs, to, from, d, job.shape, slabs);
+    case COLUMNS_FLOW: return d ? launch_flow<T, true>(job, flow) : launch_flow<T, false>(job, flow);
+    default: launch_plain_columns<T>(job); return cudaGetLastError();
+    }
 }
 
 } // namespace

@@ -63,6 +63,24 @@ __device__ __forceinline__ float base_of(float max) { return max == -INFINITY ? 
 /* A part's sum weighs this much in the whole. Equal infinities are no distance apart. */
 __device__ __forceinline__ float part_weight(float max, float above) { return max == above ? 1.0f : softmax_exp(max - above); }
 
+/* The larger of each two numbers. */
+__device__ __forceinline__ uint32_t larger_two(uint32_t a, uint32_t b) {
+    uint32_t larger;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+}
+template <typename T> __device__ __forceinline__ uint4 larger_pack(const uint4 &a, const uint4 &b) {
+    if (sizeof(T) == 2) return make_uint4(larger_two(a.x, b.x), larger_two(a.y, b.y), larger_two(a.z, b.z), larger_two(a.w, b.w));
+    return make_uint4(__float_as_uint(fmaxf(__uint_as_float(a.x), __uint_as_float(b.x))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.y), __uint_as_float(b.y))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.z), __uint_as_float(b.z))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.w), __uint_as_float(b.w))));
+}
+template <typename T> __device__ __forceinline__ uint4 lowest_pack() {
+    uint32_t word = sizeof(T) == 2 ? 0xff80ff80u : 0xff800000u;
+    return make_uint4(word, word, word, word);
+}
+
 /* This block's place in its group: blocks with neighbouring numbers, so that the two of a multiprocessor belong to different groups. */
 __device__ __forceinline__ int held_join(tn_group &group) {
     int which = blockIdx.x / group.size;

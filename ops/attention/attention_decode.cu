@@ -21,6 +21,102 @@ namespace {
 /* More than 16 heads (wide), or not: stages of a long part's pipeline, and blocks of a short one that share a multiprocessor. */
 constexpr int WIDE_STAGES = 5, NARROW_STAGES = 3, WIDE_BLOCKS = 3, NARROW_BLOCKS = 2;
 
+constexpr int MOST_RANKS = 64; /* of the query */
+
+/* ---- where a block works, how rows come to shared memory, the query ---- */
+
+/* Where a block works: heads from head0 (a multiple of 8) on, of which it writes [first, last); keys [begin, end). */
+struct place {
+    int64_t batch, begin, end;
+    int head0, first, last, pieces;
+};
+
+__device__ __forceinline__ place place_of(const tn_at_decode_args &a, int heads) {
+    place p;
+    p.batch = blockIdx.y;
+    p.first = blockIdx.z * a.head_step;
+    p.last = min(p.first + a.head_step, a.h);
+    p.head0 = p.first & ~7;
+    p.pieces = min(heads, a.h - p.head0) / 8;
+    int64_t length = a.seqlens ? tn_at_within(a.seqlens[p.batch], 0, a.m) : a.m;
+    p.begin = blockIdx.x * a.chunk;
+    p.end = min(p.begin + a.chunk, length);
+    return p;
+}
+
+/* Rows of `pieces` pieces of 16 bytes (zeros behind them, and behind the rows there are) into a tile. A thread stays with its piece and
+ * goes down the rows by a multiple of 8, so that neither the permutation nor anything else is worked out twice: with cold caches
+ * instructions come no faster than data, and code of few instructions is what makes short sequences quick. */
+template <int THREADS, int ROWS, int ROW_BYTES>
+__device__ __forceinline__ void fetch_rows(uint32_t to, const tn_cuda_bf16 *from, int64_t stride, int pieces, int there) {
+    constexpr int PIECES = ROW_BYTES / 16, STEP = THREADS / PIECES;
+    static_assert(STEP % 8 == 0 && (ROWS % STEP == 0 || ROWS < STEP), "rows of a thread are permuted alike");
+    int row = threadIdx.x / PIECES, piece = threadIdx.x % PIECES;
+    bool mine = piece < pieces;
+    if (ROWS < STEP && row >= ROWS) return;
+    from += (int64_t)row * stride + piece * 8;
+    to += tn_at_piece<ROW_BYTES>(row, piece);
+#pragma unroll
+    for (int i = 0; i < (ROWS + STEP - 1) / STEP; i++) {
+        bool here = mine && row + i * STEP < there;
+        tn_at_copy_16(to + i * STEP * ROW_BYTES, here ? from + i * STEP * stride : from - (int64_t)row * stride - piece * 8, here);
+    }
+}
+
+/* The query's factors: bq [ranks][D], then aq [HEADS][64], zeros behind the ranks there are and the heads there are. What comes by cp.async
+ * joins the next group. S: a block's THREADS, HEADS, KEY_WARPS. */
+template <typename S, int D> __device__ __forceinline__ void fetch_query(const tn_at_decode_args &a, const place &p, unsigned char *to) {
+    const tn_cuda_bf16 *aq = a.aq + (p.batch * a.h + p.head0) * a.rq, *bq = a.bq + p.batch * a.rq * D;
+    int heads = p.pieces * 8, ranks = (a.rq + 15) / 16 * 16;
+    uint32_t bq_at = tn_at_shared(to), aq_at = bq_at + MOST_RANKS * D * 2;
+#pragma unroll 1
+    for (int r = 0; r < ranks; r += 16) fetch_rows<S::THREADS, 16, D * 2>(bq_at + r * D * 2, bq + r * D, D, D / 8, a.rq - r);
+    constexpr int THREADS_OF_HEAD = S::THREADS / S::HEADS;
+    int head = threadIdx.x / THREADS_OF_HEAD;
+    if (a.rq % 8 == 0) {
+#pragma unroll 1
+        for (int piece = threadIdx.x % THREADS_OF_HEAD; piece < ranks / 8; piece += THREADS_OF_HEAD) {
+            bool here = head < heads && piece * 8 < a.rq;
+            tn_at_copy_16(aq_at + tn_at_piece<MOST_RANKS * 2>(head, piece), here ? aq + head * a.rq + piece * 8 : aq, here);
+        }
+    } else {
+#pragma unroll 1
+        for (int r = threadIdx.x % THREADS_OF_HEAD; r < ranks; r += THREADS_OF_HEAD)
+            *(tn_cuda_bf16 *)(to + MOST_RANKS * D * 2 + tn_at_piece<MOST_RANKS * 2>(head, r / 8) + r % 8 * 2) =
+                head < heads && r < a.rq ? aq[head * a.rq + r] : __float2bfloat16_rn(0.0f);
+    }
+}
+
+/* q [HEADS][D] of what fetch_query brought, without scale. A warp takes its heads, and its share of the columns. In a rolled loop, since
+ * with cold caches instructions come no faster than data. */
+template <typename S, int D>
+__device__ __forceinline__ void make_query(int ranks, const unsigned char *from, unsigned char *q, int warp_heads, int part) {
+    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, row8 = lane % 8;
+    uint32_t bq_at = tn_at_shared(from), aq_at = bq_at + MOST_RANKS * D * 2;
+    constexpr int COLUMNS = D / S::KEY_WARPS;
+#pragma unroll 1
+    for (int column = part * COLUMNS; column < (part + 1) * COLUMNS; column += 16) {
+        float sum[2][4] = {};
+#pragma unroll 1
+        for (int r = 0; r < ranks; r += 16) {
+            uint32_t rows[4], b[4];
+            tn_at_load(rows, aq_at + tn_at_piece<MOST_RANKS * 2>(warp_heads + matrix % 2 * 8 + row8, r / 8 + matrix / 2));
+            tn_at_load_transposed(b, bq_at + tn_at_piece<D * 2>(r + matrix % 2 * 8 + row8, column / 8 + matrix / 2));
+            tn_at_multiply_add(sum[0], rows, b[0], b[1]);
+            tn_at_multiply_add(sum[1], rows, b[2], b[3]);
+        }
+#pragma unroll
+        for (int t = 0; t < 2; t++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                *(uint32_t *)(q + tn_at_piece<D * 2>(warp_heads + half * 8 + lane / 4, column / 8 + t) + lane % 4 * 4) =
+                    tn_at_pair(sum[t][2 * half], sum[t][2 * half + 1]);
+    }
+}
+
+/* Of numbers whose maximum is `most`, beside others whose maximum is `top`. */
+__device__ __forceinline__ float weight_of(float most, float top) { return most == -INFINITY ? 0.0f : tn_at_exp2(most - top); }
+
 /* ---- a block's memory ---- */
 
 template <int D, int E, int MT> struct shape_of {
@@ -30,18 +126,18 @@ template <int D, int E, int MT> struct shape_of {
     static constexpr int BK = KEYS * D * 2, BV = KEYS * E * 2, A = KEYS * HEADS * 2, STAGE = BK + BV + 2 * A, Q = HEADS * D * 2;
     static constexpr int ROW = E + 8; /* of a merged o, so that the rows of a fragment lie in other banks */
     __host__ __device__ static constexpr int bytes(int stages) { return stages * STAGE + Q; }
-    static_assert(TN_AT_MOST_RANKS * (D + HEADS) * 2 <= STAGE, "the query's factors lie where the last stage will be");
+    static_assert(MOST_RANKS * (D + HEADS) * 2 <= STAGE, "the query's factors lie where the last stage will be");
     static_assert(HEADS * (KEY_WARPS * (ROW + 2) + 2) * 4 <= bytes(2), "the merge runs where the stages were");
 };
 
 template <typename S, int D, int E>
-__device__ __forceinline__ void fetch_tile(const tn_at_decode_args &a, const tn_at_decode_place &p, uint32_t stage, int64_t key) {
+__device__ __forceinline__ void fetch_tile(const tn_at_decode_args &a, const place &p, uint32_t stage, int64_t key) {
     int there = (int)min((int64_t)S::KEYS, p.end - key);
     int64_t row = p.batch * a.m + key;
-    tn_at_decode_fetch<S::THREADS, S::KEYS, D * 2>(stage, a.bk + row * D, D, D / 8, there);
-    tn_at_decode_fetch<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
-    tn_at_decode_fetch<S::THREADS, S::KEYS, E * 2>(stage + S::BK, a.bv + row * E, E, E / 8, there);
-    tn_at_decode_fetch<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
+    fetch_rows<S::THREADS, S::KEYS, D * 2>(stage, a.bk + row * D, D, D / 8, there);
+    fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
+    fetch_rows<S::THREADS, S::KEYS, E * 2>(stage + S::BK, a.bv + row * E, E, E / 8, there);
+    fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
 }
 
 /* ---- the sweep over the keys: what a warp keeps of its 16 heads, of which a thread has rows lane / 4 and lane / 4 + 8 ---- */
@@ -167,7 +263,7 @@ __device__ __forceinline__ void put_together(const merge_room<S> &room, const wa
         float top = -INFINITY;
 #pragma unroll
         for (int k = 0; k < S::KEY_WARPS; k++) top = fmaxf(top, room.most[k * S::HEADS + head]);
-        float weight = tn_at_weight_of(w.most[i], top), sum = w.sum[i];
+        float weight = weight_of(w.most[i], top), sum = w.sum[i];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         if (lane % 4 == 0) room.sum[at] = sum * weight;
@@ -206,7 +302,7 @@ template <int E, typename Row, typename Stat> __device__ __forceinline__ float4 
         for (int i = 0; i < TOGETHER; i++) part[i] = *(const float4 *)(row(min(first + i, n - 1)) + lane * 4 % E);
         if (first == 0) {
             float most = tn_warp_max(mine.x);
-            weight = tn_at_weight_of(mine.x, most);
+            weight = weight_of(mine.x, most);
             *all = { tn_warp_sum(weight * mine.y), most };
         }
 #pragma unroll
@@ -223,7 +319,7 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
     using S = shape_of<D, E, MT>;
     extern __shared__ __align__(128) unsigned char memory[];
     int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP, warp_heads = warp % MT * 16, key_warp = warp / MT;
-    tn_at_decode_place p = tn_at_decode_place_of(a, S::HEADS); /* rows of heads that there are not hold anything, and are not written */
+    place p = place_of(a, S::HEADS); /* rows of heads that there are not hold anything, and are not written */
     uint32_t stages = tn_at_shared(memory);
     int n_tiles = p.end > p.begin ? (int)((p.end - p.begin + S::KEYS - 1) / S::KEYS) : 0;
 
@@ -231,7 +327,7 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (a.parts) cudaTriggerProgrammaticLaunchCompletion();
 #endif
-    tn_at_decode_fetch_query<S, D>(a, p, factors);
+    fetch_query<S, D>(a, p, factors);
     tn_at_copy_commit();
 #pragma unroll 1
     for (int i = 0; i < S::STAGES - 1; i++) {
@@ -240,7 +336,7 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
     }
     tn_at_copy_wait<S::STAGES - 1>();
     __syncthreads();
-    tn_at_decode_make_query<S, D>((a.rq + 15) / 16 * 16, factors, query, warp_heads, key_warp);
+    make_query<S, D>((a.rq + 15) / 16 * 16, factors, query, warp_heads, key_warp);
     __syncthreads();
     uint32_t q[D / 16][4];
 #pragma unroll
@@ -306,7 +402,7 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
 #pragma unroll
         for (int k = 0; k < MOST_BLOCKS; k++)
             if (k < size) {
-                float weight = tn_at_weight_of(stat[k].x, all.most);
+                float weight = weight_of(stat[k].x, all.most);
                 all.sum += weight * stat[k].y;
                 add_weighted(o, weight, part[k]);
             }
@@ -339,7 +435,7 @@ template <int E> __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(tn
         float4 piece = merge_row<E>(
             min(a.n_parts - first, TN_WARP), [&](int k) { return a.parts + (at_first + (int64_t)k * a.h) * E; },
             [&](int k) { return stats + (at_first + (int64_t)k * a.h) * 2; }, &next);
-        float most = fmaxf(all.most, next.most), old = tn_at_weight_of(all.most, most), young = tn_at_weight_of(next.most, most);
+        float most = fmaxf(all.most, next.most), old = weight_of(all.most, most), young = weight_of(next.most, most);
         all = { all.sum * old + next.sum * young, most };
         o = make_float4(o.x * old, o.y * old, o.z * old, o.w * old);
         add_weighted(o, young, piece);
@@ -393,10 +489,15 @@ bool split_in_cluster(const tn_at_problem *p, const tn_device *device, const for
     return false;
 }
 
-/* Sequences short enough for attention_decode_short.cu, while there are few enough of them. */
+/* For attention_decode_short.cu: a sequence in a cluster of 4, 2 or 1 blocks, of 4 warps, or of 8 or 16 where the keys ask for it, and 16
+ * keys to a warp. Blocks of up to 8 warps share a multiprocessor with another. */
 bool split_short(const tn_at_problem *p, const tn_device *device, tn_at_split *split) {
-    if (p->m > 256 || p->b * head_blocks(p) > multiprocessors_of(device)) return false;
-    *split = { 1, 1, p->m <= 64 ? 64 : p->m <= 128 ? 128 : 256, true };
+    int64_t blocks = p->b * head_blocks(p), places = multiprocessors_of(device);
+    if (!is_wide(p) || !tn_at_decode_short_fits(p->q.rank) || p->m > 512 || blocks > places) return false;
+    int64_t cluster = p->m <= 64 ? 1 : p->m > 128 && blocks * 4 <= places * 3 / 4 ? 4 : 2, chunk = 64;
+    while (cluster * chunk < p->m) chunk *= 2;
+    if (chunk == 256 && blocks * cluster > places) return false;
+    *split = { (int)cluster, (int)cluster, chunk, true };
     return true;
 }
 
@@ -407,7 +508,7 @@ tn_at_split split_of(const tn_at_problem *p, const tn_device *device) {
     bool hopper = device->cuda_path == TN_CUDA_HOPPER;
     tn_at_split split;
     if (tiles == 0 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * f.keys, false };
-    if (hopper && is_wide(p) && split_short(p, device, &split)) return split;
+    if (hopper && split_short(p, device, &split)) return split;
     if (hopper && tiles <= SMALL_TILES && split_in_cluster(p, device, f, &split)) return split;
     int64_t twice = 2 * multiprocessors_of(device) / blocks, once = twice / 2;
     int64_t splits = twice < FEW_PARTS ? twice : once > FEW_PARTS ? once : FEW_PARTS;
@@ -454,8 +555,8 @@ bool tn_at_decode_fits(const tn_at_problem *p, const tn_device *device) {
     bool widths = p->d == p->e && (p->d == 128 || p->d == 64);
     bool aligned = tn_aligned16(p->k.a) && tn_aligned16(p->k.x) && tn_aligned16(p->v.a) && tn_aligned16(p->v.x) && tn_aligned16(p->q.a) &&
                    tn_aligned16(p->q.x) && tn_aligned16(p->o);
-    return p->k.rank == 1 && p->v.rank == 1 && p->q.rank <= TN_AT_MOST_RANKS && widths && p->h % 8 == 0 && aligned && p->b > 0 &&
-           p->b < 65536 && head_blocks(p) < 65536;
+    return p->k.rank == 1 && p->v.rank == 1 && p->q.rank <= MOST_RANKS && widths && p->h % 8 == 0 && aligned && p->b > 0 && p->b < 65536 &&
+           head_blocks(p) < 65536;
 }
 
 size_t tn_at_decode_workspace(const tn_at_problem *p, const tn_device *device) {
@@ -487,7 +588,7 @@ int tn_at_decode_forward(const tn_at_problem *p, const tn_device *device, void *
     a.hopper = device->cuda_path == TN_CUDA_HOPPER;
     cudaStream_t on = (cudaStream_t)stream;
     int64_t groups = head_blocks(p);
-    if (split.is_short) return tn_at_decode_short(&a, p->d, groups, on);
+    if (split.is_short) return tn_at_decode_short(&a, p->d, split.cluster, groups, on);
     if (p->d == 128) return (int)(is_wide(p) ? start<128, 128, 2> : start<128, 128, 1>)(a, split, groups, on);
     return (int)(is_wide(p) ? start<64, 64, 2> : start<64, 64, 1>)(a, split, groups, on);
 }

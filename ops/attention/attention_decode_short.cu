@@ -1,226 +1,403 @@
-/* One query against a short cache of factors of rank 1, where time is a chain of latencies: a block has all keys and 32 heads, so weights
- * are made once, and nothing of the width of o is merged.
+/* One query against a short cache of factors of rank 1, where time is a chain of latencies: the memory's, and that of instructions, which
+ * with cold caches come no faster than data. All scores of 32 heads exist at once, so weights are made once, nothing of the width of o is
+ * merged, and q itself is not made:
  *
- *     s [32 heads, keys] = (q bk') * ak'      p = exp(s - maximum) * av'      o [32, D] = sum over groups of keys of weight p bv
+ *     t' [keys, ranks] = bk bq'      s' [keys, 32 heads] = (t' aq') * ak      p = exp(s' - maximum) * av      o [32, columns] = p bv
  *
- * A warp makes p of 16 heads and a group of 16 to 64 keys, with the group's maxima and sums, and leaves it in the order in which mma.sync
- * wants it; then it has 16 heads, a quarter of the columns of o, and all keys.
+ * The blocks of a cluster share a sequence in two ways. By keys: a warp makes p of 16 keys, from factors that come straight to its registers,
+ * and hands it to every block of the cluster, with its block's maxima and its own sums of exp. By columns: a warp has a few columns of o and
+ * all keys. One barrier of the cluster stands between the two.
  *
- *     bk [keys][D] | ak, av [keys][32] | bv [keys][D] | p [keys / 16][2][lane] | maximum, sum [group][32] | q [32][D] | its factors |
+ *     bv [all keys][own columns] | p [all keys][32] | maxima [block][32] | sums [warp][32] | own maxima [32], 0 |
  */
+#include <cfloat>
+
 #include "attention_decode.cuh"
 
 namespace {
 
-constexpr int WARPS = 8;
+constexpr int HEADS = 32;
+constexpr int MOST_RANKS = 16;    /* of the query */
+constexpr float LEAST = -FLT_MAX; /* maximum of no scores */
 
-/* A group is T tiles of 16 keys. */
-template <int D, int T> struct shape_of {
-    static constexpr int THREADS = WARPS * TN_WARP, HEADS = 32, KEY_WARPS = WARPS / 2, KEYS = KEY_WARPS * 16 * T;
-    static constexpr int TILES = D / 8 / KEY_WARPS; /* of 8 columns, of a warp */
-    static constexpr int AK = KEYS * D * 2, AV = AK + KEYS * HEADS * 2, BV = AV + KEYS * HEADS * 2, P = BV + KEYS * D * 2;
-    static constexpr int STATS = P + KEYS * HEADS * 2, Q = STATS + KEY_WARPS * HEADS * 8, FACTORS = Q + HEADS * D * 2;
-    static constexpr int BYTES = FACTORS + TN_AT_MOST_RANKS * (D + HEADS) * 2;
-    static constexpr int BLOCKS = BYTES <= 112 * 1024 ? 2 : 1;
+/* C blocks to a cluster, W warps to a block. */
+template <int D, int W, int C> struct shape_of {
+    static constexpr int THREADS = W * TN_WARP, KEYS = W * 16, ALL = C * KEYS, COLUMNS = D / C;
+    static constexpr int TILES = COLUMNS / 8 < W ? 1 : COLUMNS / 8 / W, PARTS = COLUMNS / 8 / TILES; /* tiles of 8 columns, of a warp */
+    static constexpr int P = ALL * COLUMNS * 2, MOST = P + ALL * HEADS * 2, SUM = MOST + C * HEADS * 4;
+    static constexpr int OWN = SUM + C * W * HEADS * 4, BYTES = OWN + HEADS * 4 + 4;
 };
+
+/* ---- the cluster ---- */
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define TN_AT_CLUSTERS 1
+#else
+#define TN_AT_CLUSTERS 0
+#endif
+
+template <int C> __device__ __forceinline__ void say_started() {
+#if TN_AT_CLUSTERS
+    if (C > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+template <int C> __device__ __forceinline__ void await_start() {
+#if TN_AT_CLUSTERS
+    if (C > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+template <int C> __device__ __forceinline__ void meet() {
+#if TN_AT_CLUSTERS
+    if (C > 1) {
+        asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+        return;
+    }
+#endif
+    __syncthreads();
+}
+
+/* Into the shared memory of block `rank`. */
+template <int C> __device__ __forceinline__ uint32_t in_block(uint32_t at, int rank) {
+#if TN_AT_CLUSTERS
+    if (C > 1) asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
+#endif
+    return at;
+}
+template <int C> __device__ __forceinline__ void store(uint32_t at, int rank, const uint32_t (&x)[4]) {
+    at = in_block<C>(at, rank);
+#if TN_AT_CLUSTERS
+    if (C > 1) {
+        asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+        return;
+    }
+#endif
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+}
+template <int C> __device__ __forceinline__ void store(uint32_t at, int rank, float x) {
+    at = in_block<C>(at, rank);
+#if TN_AT_CLUSTERS
+    if (C > 1) {
+        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
+        return;
+    }
+#endif
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
+}
+
+/* ---- what comes from memory, all of it asked for at once ---- */
+
+struct place {
+    int rank, heads;       /* the block's; heads of 32 that there are */
+    int key, there, last;  /* a thread's first key; how many there are in the sequence; the last */
+    uint64_t token, slice; /* the sequence's first, and its first head's, of all */
+};
+
+template <typename S, int C> __device__ __forceinline__ place place_of(const tn_at_decode_args &a) {
+    place at;
+    int head0 = (int)blockIdx.z * HEADS;
+    at.there = (int)a.m;
+    if (a.seqlens) at.there = (int)tn_at_within(a.seqlens[blockIdx.y], 0, a.m);
+    at.last = max(at.there - 1, 0);
+    at.rank = C > 1 ? (int)blockIdx.x : 0;
+    at.heads = min(HEADS, a.h - head0);
+    at.key = at.rank * S::KEYS + (int)(threadIdx.x / TN_WARP * 16 + threadIdx.x % TN_WARP / 4);
+    at.token = (uint64_t)blockIdx.y * (uint32_t)a.m;
+    at.slice = (uint64_t)blockIdx.y * (uint32_t)a.h + head0;
+    return at;
+}
+
+/* Rows of a tensor, from an address that the compiler knows nothing of, so that a row's is one addition to it. In place of rows behind the
+ * last comes the last again: it counts for nothing. */
+struct rows_from {
+    const char *at;
+    int last;
+    uint32_t stride;
+    __device__ __forceinline__ rows_from(const tn_cuda_bf16 *first, int last, int64_t width)
+        : at((const char *)first), last(last), stride((uint32_t)width * 2) {
+        asm volatile("" : "+l"(at));
+    }
+    __device__ __forceinline__ const char *operator[](int row) const { return at + (uint64_t)(uint32_t)min(row, last) * stride; }
+};
+
+/* Asked for here and now, whatever the compiler thinks. What all warps of a block want (the query) comes by way of the L1 cache. */
+__device__ __forceinline__ void load(uint32_t (&x)[4], const char *from) {
+    asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "l"(from)
+                 : "memory");
+}
+__device__ __forceinline__ void load_shared(uint32_t (&x)[4], const char *from) {
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "l"(from) : "memory");
+}
+__device__ __forceinline__ void load_shared(uint32_t (&x)[2], const char *from) {
+    asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "l"(from) : "memory");
+}
+
+/* A thread's share of a warp's 16 keys: of keys lane / 4 and lane / 4 + 8, pieces lane % 4 of bk, and heads 8 (lane % 4) on. Of the query:
+ * the same pieces of two ranks, and four ranks of four heads. Ranks and heads are taken in the order in which later products find them in
+ * place: column i of a tile j of 8 is head 8 (i / 2) + 2 j + i % 2, and rank 4 (i / 2) + 2 j + i % 2. */
+template <int D> struct factors { uint32_t bk[2][D / 32][4], bq[2][D / 32][4], ak[2][4], av[2][4], aq[4][2]; };
+
+template <typename S, int D>
+__device__ __forceinline__ void fetch(factors<D> &f, const tn_at_decode_args &a, const place &at, uint32_t memory) {
+    int lane = threadIdx.x % TN_WARP, column = lane / 4, quarter = lane % 4, head0 = (int)blockIdx.z * HEADS;
+    rows_from bk(a.bk + at.token * D + quarter * 8, at.last, D);
+    rows_from bq(a.bq + (uint64_t)blockIdx.y * a.rq * D + quarter * 8, a.rq - 1, D);
+    rows_from aq(a.aq + at.slice * a.rq + quarter * 4, at.heads - 1, a.rq);
+    int head = min(quarter * 8, at.heads - 8);
+    rows_from ak(a.ak + at.token * a.h + head0 + head, at.last, a.h), av(a.av + at.token * a.h + head0 + head, at.last, a.h);
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) load(f.bk[j][i], bk[at.key + j * 8] + i * 64);
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) load_shared(f.bq[j][i], bq[column / 2 * 4 + j * 2 + column % 2] + i * 64);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        f.aq[j][0] = f.aq[j][1] = 0;
+        if (quarter * 4 < a.rq) load_shared(f.aq[j], aq[column / 2 * 8 + j * 2 + column % 2]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; j++) load(f.ak[j], ak[at.key + j * 8]), load(f.av[j], av[at.key + j * 8]);
+
+    constexpr int PIECES = S::COLUMNS / 8, STEP = S::THREADS / PIECES;
+    static_assert(STEP % 8 == 0, "rows of a thread are permuted alike");
+    int row = (int)(threadIdx.x / PIECES), piece = (int)(threadIdx.x % PIECES);
+    rows_from bv(a.bv + at.token * D + at.rank * S::COLUMNS + piece * 8, at.last, D);
+    uint32_t to = memory + tn_at_piece<S::COLUMNS * 2>(row, piece);
+#pragma unroll
+    for (int i = 0; i < S::ALL / STEP; i++) tn_at_copy_16(to + i * STEP * S::COLUMNS * 2, bv[row + i * STEP], true);
+}
+
+/* The page on which o lies is looked up while the factors come, or the first store would wait for that. */
+template <int D> __device__ __forceinline__ void look_up_page(const tn_at_decode_args &a, const place &at) {
+    if (threadIdx.x == 0) asm volatile("prefetch.global.L2 [%0];" ::"l"(a.o + at.slice * D));
+}
 
 /* ---- by keys ---- */
 
-/* A warp's weights of 16 heads and a group of keys, of which a thread has rows lane / 4 and lane / 4 + 8. */
-template <int T> struct group_state {
-    float s[T][2][4];
-    uint32_t p[T][4];
-    float most[2], sum[2];
-};
-
-template <typename S, int D, int T>
-__device__ __forceinline__ void score(group_state<T> &w, uint32_t memory, int warp_heads, int warp_keys) {
-    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, row8 = lane % 8;
+/* A thread's scores, later weights: [j][2 i + k] of key lane / 4 + 8 i and head 8 (lane % 4) + 2 j + k. Zero is 0, but the compiler does not
+ * know until all has been asked for: else it would put bk in order, and wait for it, before. */
+template <int D> __device__ __forceinline__ void score(float (&s)[4][4], const factors<D> &f, float scale, uint32_t zero) {
+    float t[2][4] = {};
 #pragma unroll
-    for (int t = 0; t < T; t++)
+    for (int i = 0; i < D / 32; i++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) w.s[t][0][i] = w.s[t][1][i] = 0;
+        for (int k = 0; k < 4; k += 2) {
+            uint32_t keys[4] = { f.bk[0][i][k] ^ zero, f.bk[1][i][k] ^ zero, f.bk[0][i][k + 1] ^ zero, f.bk[1][i][k + 1] ^ zero };
 #pragma unroll
-    for (int k = 0; k < D / 16; k++) {
-        uint32_t q[4];
-        tn_at_load(q, memory + S::Q + tn_at_piece<D * 2>(warp_heads + matrix % 2 * 8 + row8, 2 * k + matrix / 2));
-#pragma unroll
-        for (int t = 0; t < T; t++) {
-            uint32_t b[4];
-            tn_at_load(b, memory + tn_at_piece<D * 2>(warp_keys + t * 16 + matrix / 2 * 8 + row8, 2 * k + matrix % 2));
-            tn_at_multiply_add(w.s[t][0], q, b[0], b[1]);
-            tn_at_multiply_add(w.s[t][1], q, b[2], b[3]);
+            for (int j = 0; j < 2; j++) tn_at_multiply_add(t[j], keys, f.bq[j][i][k], f.bq[j][i][k + 1]);
         }
+    uint32_t x[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = tn_at_pair(t[i / 2][i % 2 * 2] * scale, t[i / 2][i % 2 * 2 + 1] * scale);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0;
+        tn_at_multiply_add(s[j], x, f.aq[j][0], f.aq[j][1]);
     }
 }
 
-template <typename S, int T>
-__device__ __forceinline__ void weigh(group_state<T> &w, uint32_t memory, float scale, int warp_heads, int warp_keys, int there) {
-    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, row8 = lane % 8;
-    w.most[0] = w.most[1] = -INFINITY, w.sum[0] = w.sum[1] = 0;
-    uint32_t av[T][4];
+/* Floats as integers in the same order. */
+__device__ __forceinline__ int ordered(float x) {
+    int bits = __float_as_int(x);
+    return bits ^ (bits >> 31 & 0x7fffffff);
+}
+__device__ __forceinline__ float of_ordered(int bits) { return __int_as_float(bits ^ (bits >> 31 & 0x7fffffff)); }
+
+/* Brings together what the eight lanes with the same heads have: a lane gets head 8 (lane % 4) + lane / 4. */
+template <typename F> __device__ __forceinline__ float bring_together(const float (&x)[8], F f) {
+    int lane = threadIdx.x % TN_WARP;
+    float a[4], b[2];
 #pragma unroll
-    for (int t = 0; t < T; t++) {
-        uint32_t ak[4];
-        int at = tn_at_piece<S::HEADS * 2>(warp_keys + t * 16 + matrix / 2 * 8 + row8, warp_heads / 8 + matrix % 2);
-        tn_at_load_transposed(ak, memory + S::AK + at);
-        tn_at_load_transposed(av[t], memory + S::AV + at);
+    for (int i = 0; i < 4; i++) a[i] = f(lane & 16 ? x[i + 4] : x[i], __shfl_xor_sync(0xffffffffu, lane & 16 ? x[i] : x[i + 4], 16));
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+    for (int i = 0; i < 2; i++) b[i] = f(lane & 8 ? a[i + 2] : a[i], __shfl_xor_sync(0xffffffffu, lane & 8 ? a[i] : a[i + 2], 8));
+    return f(lane & 4 ? b[1] : b[0], __shfl_xor_sync(0xffffffffu, lane & 4 ? b[0] : b[1], 4));
+}
+__device__ __forceinline__ int head_of_lane() { return (int)(threadIdx.x % 4 * 8 + threadIdx.x % TN_WARP / 4); }
+
+__device__ __forceinline__ float half_of(uint32_t pair, int i) { return i % 2 ? tn_at_high(pair) : tn_at_low(pair); }
+
+/* Scores to weights, against the maxima of the block's keys; sum: of exp, of the warp's keys and the lane's head. */
+template <typename S, int D>
+__device__ __forceinline__ void weigh(uint32_t (&p)[2][4], float *sum, float (&s)[4][4], const factors<D> &f, const place &at, int *own) {
+    float most[8], sums[8];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                uint32_t pair = ak[j * 2 + i / 2];
-                int key = warp_keys + t * 16 + j * 8 + lane % 4 * 2 + i % 2;
-                float s = key < there ? w.s[t][j][i] * (i % 2 ? tn_at_high(pair) : tn_at_low(pair)) * scale : -INFINITY;
-                w.s[t][j][i] = s;
-                w.most[i / 2] = fmaxf(w.most[i / 2], s);
-            }
-    }
+    for (int k = 0; k < 2; k++)
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        w.most[i] = fmaxf(w.most[i], __shfl_xor_sync(0xffffffffu, w.most[i], 1));
-        w.most[i] = fmaxf(w.most[i], __shfl_xor_sync(0xffffffffu, w.most[i], 2));
-        float base = w.most[i] == -INFINITY ? 0.0f : w.most[i];
+        for (int i = 0; i < 8; i++) {
+            float &x = s[i / 2][k * 2 + i % 2];
+            x = at.key + k * 8 < at.there ? x * half_of(f.ak[k][i / 2], i) : -INFINITY;
+            most[i] = k ? fmaxf(most[i], x) : x;
+        }
+    atomicMax(own + head_of_lane(), ordered(bring_together(most, [](float x, float y) { return fmaxf(x, y); })));
+    __syncthreads();
 #pragma unroll
-        for (int t = 0; t < T; t++)
+    for (int i = 0; i < 8; i++) most[i] = of_ordered(own[threadIdx.x % 4 * 8 + i]), sums[i] = 0;
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                float low = tn_at_exp2(w.s[t][j][2 * i] - base), high = tn_at_exp2(w.s[t][j][2 * i + 1] - base);
-                w.sum[i] += low + high;
-                w.p[t][j * 2 + i] = tn_at_pair(low * tn_at_low(av[t][j * 2 + i]), high * tn_at_high(av[t][j * 2 + i]));
-            }
-        w.sum[i] += __shfl_xor_sync(0xffffffffu, w.sum[i], 1);
-        w.sum[i] += __shfl_xor_sync(0xffffffffu, w.sum[i], 2);
-    }
+    for (int k = 0; k < 2; k++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float low = tn_at_exp2(s[j][k * 2] - most[2 * j]), high = tn_at_exp2(s[j][k * 2 + 1] - most[2 * j + 1]);
+            sums[2 * j] += low, sums[2 * j + 1] += high;
+            p[k][j] = tn_at_pair(low * half_of(f.av[k][j], 0), high * half_of(f.av[k][j], 1));
+        }
+    *sum = bring_together(sums, [](float x, float y) { return x + y; });
 }
 
-template <typename S, int T> __device__ __forceinline__ void hand_over(const group_state<T> &w, unsigned char *memory, int group) {
-    int lane = threadIdx.x % TN_WARP, heads16 = threadIdx.x / TN_WARP % 2;
-    uint4 *p = (uint4 *)(memory + S::P) + (group * T * 2 + heads16) * TN_WARP + lane;
-    float2 *stats = (float2 *)(memory + S::STATS) + group * S::HEADS + heads16 * 16 + lane / 4;
+template <typename S, int W, int C>
+__device__ __forceinline__ void hand_out(const uint32_t (&p)[2][4], float sum, const place &at, uint32_t memory, const int *own) {
+    int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP;
+    uint32_t to = memory + S::P + tn_at_piece<HEADS * 2>(at.key, lane % 4);
 #pragma unroll
-    for (int t = 0; t < T; t++) p[t * 2 * TN_WARP] = make_uint4(w.p[t][0], w.p[t][1], w.p[t][2], w.p[t][3]);
-    if (lane % 4) return;
-    stats[0] = make_float2(w.most[0], w.sum[0]);
-    stats[8] = make_float2(w.most[1], w.sum[1]);
+    for (int rank = 0; rank < C; rank++) store<C>(to, rank, p[0]), store<C>(to + 8 * HEADS * 2, rank, p[1]);
+    if (warp < C) store<C>(memory + S::MOST + (at.rank * HEADS + lane) * 4, warp, of_ordered(own[lane]));
+#pragma unroll
+    for (int rank = 0; rank < C; rank++) store<C>(memory + S::SUM + ((at.rank * W + warp) * HEADS + head_of_lane()) * 4, rank, sum);
 }
 
 /* ---- by columns ---- */
 
-/* Keys 16 i to 16 i + 15 of bv's columns 8 j to 8 j + 7. */
-template <typename S, int D> __device__ __forceinline__ void load_values(uint32_t (&b)[2], uint32_t memory, int i, int j) {
-    int lane = threadIdx.x % 16;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(b[0]), "=r"(b[1])
-                 : "r"(memory + S::BV + tn_at_piece<D * 2>(i * 16 + lane, j))
-                 : "memory");
+/* A lane's head, number `lane`. */
+template <int C> struct head_state {
+    float weight[C]; /* of a block's keys */
+    float most, sum;
+};
+
+template <typename S, int W, int C> __device__ __forceinline__ void look_up(head_state<C> &w, const unsigned char *memory) {
+    int lane = threadIdx.x % TN_WARP;
+    const float *most = (const float *)(memory + S::MOST) + lane, *sums = (const float *)(memory + S::SUM) + lane;
+    w.most = most[0], w.sum = 0;
+#pragma unroll
+    for (int block = 1; block < C; block++) w.most = fmaxf(w.most, most[block * HEADS]);
+#pragma unroll
+    for (int block = 0; block < C; block++) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < W; i++) sum += sums[(block * W + i) * HEADS];
+        w.weight[block] = tn_at_exp2(most[block * HEADS] - w.most);
+        w.sum += w.weight[block] * sum;
+    }
 }
 
-template <typename S, int D, int T>
-__device__ __forceinline__ void add_up(float (&o)[S::TILES][4], float (&most)[2], float (&sum)[2], const unsigned char *memory, int part) {
-    int lane = threadIdx.x % TN_WARP, heads16 = threadIdx.x / TN_WARP % 2;
-    const float2 *stats = (const float2 *)(memory + S::STATS) + heads16 * 16 + lane / 4;
-    most[0] = most[1] = -INFINITY, sum[0] = sum[1] = 0;
+/* o [tile][head / 16]: a thread has rows lane / 4 and lane / 4 + 8 of 16 heads. */
+template <typename S, int C>
+__device__ __forceinline__ void add_up(float (&o)[S::TILES][2][4], const head_state<C> &w, uint32_t memory, int part) {
+    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, key8 = matrix / 2 * 8 + lane % 8;
+    uint32_t p[2], v[S::TILES];
 #pragma unroll
-    for (int group = 0; group < S::KEY_WARPS; group++)
+    for (int half = 0; half < 2; half++) p[half] = memory + S::P + tn_at_piece<HEADS * 2>(key8, half * 2 + matrix % 2);
 #pragma unroll
-        for (int i = 0; i < 2; i++) most[i] = fmaxf(most[i], stats[group * S::HEADS + i * 8].x);
+    for (int j = 0; j < S::TILES; j++) v[j] = memory + tn_at_piece<S::COLUMNS * 2>(lane, part * S::TILES + j);
 #pragma unroll
-    for (int j = 0; j < S::TILES; j++)
+    for (int block = 0; block < C; block++) {
+        float of_block[S::TILES][2][4] = {};
 #pragma unroll
-        for (int i = 0; i < 4; i++) o[j][i] = 0;
-#pragma unroll 4
-    for (int group = 0; group < S::KEY_WARPS; group++) {
-        float of_group[S::TILES][4] = {}, weight[2];
+        for (int key = block * S::KEYS; key < (block + 1) * S::KEYS; key += 32) {
+            uint32_t x[2][2][4];
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            uint4 raw = *(const uint4 *)(memory + S::P + (((group * T + t) * 2 + heads16) * TN_WARP + lane) * 16);
-            uint32_t p[4] = { raw.x, raw.y, raw.z, raw.w };
+            for (int i = 0; i < 4; i++) tn_at_load_transposed(x[i / 2][i % 2], p[i / 2] + (key + i % 2 * 16) * HEADS * 2);
 #pragma unroll
             for (int j = 0; j < S::TILES; j++) {
-                uint32_t b[2];
-                load_values<S, D>(b, tn_at_shared(memory), group * T + t, part * S::TILES + j);
-                tn_at_multiply_add(of_group[j], p, b[0], b[1]);
+                uint32_t b[4];
+                tn_at_load_transposed(b, v[j] + key * S::COLUMNS * 2);
+#pragma unroll
+                for (int i = 0; i < 4; i++) tn_at_multiply_add(of_block[j][i / 2], x[i / 2][i % 2], b[i % 2 * 2], b[i % 2 * 2 + 1]);
             }
         }
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float2 stat = stats[group * S::HEADS + i * 8];
-            weight[i] = tn_at_weight_of(stat.x, most[i]);
-            sum[i] += weight[i] * stat.y;
+        for (int i = 0; i < 4; i++) {
+            float weight = C == 1 ? 1.0f : __shfl_sync(0xffffffffu, w.weight[block], i * 8 + lane / 4);
+#pragma unroll
+            for (int j = 0; j < S::TILES; j++) {
+                float *sum = o[j][i / 2] + i % 2 * 2, *more = of_block[j][i / 2] + i % 2 * 2;
+                sum[0] = weight * more[0] + (block ? sum[0] : 0.0f), sum[1] = weight * more[1] + (block ? sum[1] : 0.0f);
+            }
         }
-#pragma unroll
-        for (int j = 0; j < S::TILES; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) o[j][i] += weight[i / 2] * of_group[j][i];
     }
 }
 
-template <typename S, int D>
-__device__ __forceinline__ void write(const tn_at_decode_args &a, const tn_at_decode_place &p, const float (&o)[S::TILES][4],
-                                      const float (&most)[2], const float (&sum)[2], int part) {
-    int lane = threadIdx.x % TN_WARP, column = part * S::TILES * 8 + lane % 4 * 2;
+template <typename S, int C, int D>
+__device__ __forceinline__ void write(const tn_at_decode_args &a, const place &at, const head_state<C> &w, const float (&o)[S::TILES][2][4],
+                                      int part) {
+    int lane = threadIdx.x % TN_WARP;
+    float factor = w.sum == 0 ? 0.0f : __fdividef(a.scale_v, w.sum);
+    tn_cuda_bf16 *to = a.o + at.slice * D + at.rank * S::COLUMNS + part * S::TILES * 8 + lane % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int head = p.head0 + threadIdx.x / TN_WARP % 2 * 16 + i * 8 + lane / 4;
-        float factor = sum[i] == 0 ? 0.0f : a.scale_v / sum[i];
-        if (head >= p.last) continue;
+    for (int i = 0; i < 4; i++) {
+        int head = i * 8 + lane / 4;
+        float by = __shfl_sync(0xffffffffu, factor, head);
+        if (head >= at.heads) continue;
 #pragma unroll
-        for (int j = 0; j < S::TILES; j++)
-            *(uint32_t *)(a.o + (p.batch * a.h + head) * D + column + j * 8) = tn_at_pair(o[j][2 * i] * factor, o[j][2 * i + 1] * factor);
-        if (a.lse && column == 0) a.lse[p.batch * a.h + head] = sum[i] == 0 ? -INFINITY : (most[i] + log2f(sum[i])) * 0.693147181f;
+        for (int j = 0; j < S::TILES; j++) { /* without a key, what was read may be anything */
+            const float *pair = o[j][i / 2] + i % 2 * 2;
+            *(uint32_t *)(to + head * D + j * 8) = by == 0 ? 0 : tn_at_pair(pair[0] * by, pair[1] * by);
+        }
     }
+    if (a.lse && at.rank == 0 && part == 0 && lane < at.heads)
+        a.lse[at.slice + lane] = w.sum == 0 ? -INFINITY : (w.most + __log2f(w.sum)) * 0.693147181f;
 }
 
-template <int D, int T>
-__global__ void __launch_bounds__(WARPS *TN_WARP, shape_of<D, T>::BLOCKS) decode(const __grid_constant__ tn_at_decode_args a) {
-    using S = shape_of<D, T>;
+template <int D, int W, int C> __global__ void __launch_bounds__(W *TN_WARP, 1) decode(const __grid_constant__ tn_at_decode_args a) {
+    using S = shape_of<D, W, C>;
     extern __shared__ __align__(128) unsigned char memory[];
-    int warp = threadIdx.x / TN_WARP, warp_heads = warp % 2 * 16, key_warp = warp / 2, warp_keys = key_warp * 16 * T;
-    tn_at_decode_place p = tn_at_decode_place_of(a, S::HEADS);
-    uint32_t at = tn_at_shared(memory);
-    int there = (int)p.end;
-    int64_t row = p.batch * a.m;
-
-    tn_at_decode_fetch_query<S, D>(a, p, memory + S::FACTORS);
-    tn_at_copy_commit();
-    tn_at_decode_fetch<S::THREADS, S::KEYS, D * 2>(at, a.bk + row * D, D, D / 8, there);
-    tn_at_decode_fetch<S::THREADS, S::KEYS, S::HEADS * 2>(at + S::AK, a.ak + row * a.h + p.head0, a.h, p.pieces, there);
-    tn_at_decode_fetch<S::THREADS, S::KEYS, S::HEADS * 2>(at + S::AV, a.av + row * a.h + p.head0, a.h, p.pieces, there);
-    tn_at_copy_commit();
-    tn_at_decode_fetch<S::THREADS, S::KEYS, D * 2>(at + S::BV, a.bv + row * D, D, D / 8, there);
-    tn_at_copy_commit();
-
-    tn_at_copy_wait<2>();
+    uint32_t base = tn_at_shared(memory);
+    int *own = (int *)(memory + S::OWN), part = threadIdx.x / TN_WARP;
+    place at = place_of<S, C>(a);
+    factors<D> f;
+    fetch<S, D>(f, a, at, base);
+    look_up_page<D>(a, at);
+    say_started<C>();
+    if (threadIdx.x <= HEADS) own[threadIdx.x] = threadIdx.x < HEADS ? ordered(LEAST) : 0;
     __syncthreads();
-    tn_at_decode_make_query<S, D>((a.rq + 15) / 16 * 16, memory + S::FACTORS, memory + S::Q, warp_heads, key_warp);
-    tn_at_copy_wait<1>();
-    __syncthreads();
-    group_state<T> w;
-    score<S, D>(w, at, warp_heads, warp_keys);
-    weigh<S>(w, at, a.scale, warp_heads, warp_keys, there);
-    hand_over<S>(w, memory, key_warp);
+    float s[4][4], sum;
+    score<D>(s, f, a.scale, *(volatile uint32_t *)(own + HEADS));
+    uint32_t p[2][4];
+    weigh<S, D>(p, &sum, s, f, at, own);
+    await_start<C>(); /* their memory is theirs */
+    hand_out<S, W, C>(p, sum, at, base, own);
+    tn_at_copy_commit();
     tn_at_copy_wait<0>();
-    __syncthreads();
-    float o[S::TILES][4], most[2], sum[2];
-    add_up<S, D, T>(o, most, sum, memory, key_warp);
-    write<S, D>(a, p, o, most, sum, key_warp);
+    meet<C>();
+    if (part >= S::PARTS) return;
+    head_state<C> heads;
+    look_up<S, W, C>(heads, memory);
+    float o[S::TILES][2][4];
+    add_up<S, C>(o, heads, base, part);
+    write<S, C, D>(a, at, heads, o, part);
 }
 
-template <int D, int T> cudaError_t start(const tn_at_decode_args &a, int64_t head_groups, cudaStream_t stream) {
-    using S = shape_of<D, T>;
-    cudaError_t error = cudaFuncSetAttribute(decode<D, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES);
+template <int D, int W, int C> cudaError_t start(const tn_at_decode_args &a, int64_t head_groups, cudaStream_t stream) {
+    using S = shape_of<D, W, C>;
+    cudaError_t error = cudaFuncSetAttribute(decode<D, W, C>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES);
     if (error != cudaSuccess) return error;
-    decode<D, T><<<dim3(1, (unsigned)a.b, (unsigned)head_groups), S::THREADS, S::BYTES, stream>>>(a);
-    return cudaGetLastError();
+    cudaLaunchConfig_t how = {};
+    how.gridDim = dim3(C, (unsigned)a.b, (unsigned)head_groups);
+    how.blockDim = dim3(S::THREADS);
+    how.dynamicSmemBytes = S::BYTES;
+    how.stream = stream;
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = C;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    how.attrs = &cluster;
+    how.numAttrs = C > 1 ? 1 : 0;
+    return cudaLaunchKernelEx(&how, decode<D, W, C>, a);
 }
 
-template <int D> cudaError_t start_for(const tn_at_decode_args &a, int64_t head_groups, cudaStream_t stream) {
-    return (a.chunk <= 64 ? start<D, 1> : a.chunk <= 128 ? start<D, 2> : start<D, 4>)(a, head_groups, stream);
+template <int D> cudaError_t start_for(const tn_at_decode_args &a, int cluster, int64_t head_groups, cudaStream_t stream) {
+    if (a.chunk == 256) return start<D, 16, 2>(a, head_groups, stream);
+    if (a.chunk == 128) return (cluster == 2 ? start<D, 8, 2> : start<D, 8, 4>)(a, head_groups, stream);
+    return (cluster == 1 ? start<D, 4, 1> : cluster == 2 ? start<D, 4, 2> : start<D, 4, 4>)(a, head_groups, stream);
 }
 
 } // namespace
 
-int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, int64_t head_groups, cudaStream_t stream) {
-    return (int)(width == 128 ? start_for<128> : start_for<64>)(*a, head_groups, stream);
+bool tn_at_decode_short_fits(int64_t ranks) { return ranks % 4 == 0 && ranks <= MOST_RANKS; }
+
+int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, int cluster, int64_t head_groups, cudaStream_t stream) {
+    return (int)(width == 128 ? start_for<128> : start_for<64>)(*a, cluster, head_groups, stream);
 }

@@ -130,6 +130,12 @@ const tn_sample tn_attention_samples[] = {
         .name = "decode-wide-" algo, .in = { FACTORS_Q(1, 1, h, 16, 128), FACTORS_K(1, m, h, 1, 128), FACTORS_V(1, m, h, 1, 128) }, \
         ATTRS("\"algo\": \"" algo "\""), .no_gradcheck = true                                                                       \
     }
+/* Few keys, by the size of the cluster and the keys of a block; heads that do not fill a block, ranks that do not fill a tile. */
+#define DECODE_SHORT(what, b, h, m, rank, width)                                                                                    \
+    {                                                                                                                               \
+        .name = "decode-short-" what,                                                                                               \
+        .in = { FACTORS_Q(b, 1, h, rank, width), FACTORS_K(b, m, h, 1, width), FACTORS_V(b, m, h, 1, width) }, .no_gradcheck = true \
+    }
 
 const tn_sample tn_tpa_attention_samples[] = {
     { .name = "plain", .in = { FACTORS_Q(2, 5, 3, 4, 6), FACTORS_K(2, 7, 3, 2, 6), FACTORS_V(2, 7, 3, 1, 8) } },
@@ -183,14 +189,18 @@ const tn_sample tn_tpa_attention_samples[] = {
     DECODE_WIDE("bn", 32, 700),
     DECODE_WIDE("composed", 5, 65),
     DECODE_WIDE("naive", 5, 65),
-    { .name = "decode-short-64",
+    DECODE_SHORT("1", 2, 40, 60, 4, 64),
+    DECODE_SHORT("2", 1, 24, 120, 16, 128),
+    DECODE_SHORT("2-long", 13, 40, 250, 8, 128),
+    DECODE_SHORT("2-longest", 13, 40, 300, 16, 64),
+    DECODE_SHORT("4", 2, 24, 250, 12, 128),
+    DECODE_SHORT("4-long", 1, 40, 500, 16, 128),
+    { .name = "decode-short-seqlens",
+      .in = { FACTORS_Q(3, 1, 24, 16, 64), FACTORS_K(3, 130, 24, 1, 64), FACTORS_V(3, 130, 24, 1, 64), SEQLENS(none_some_all) },
+      .no_gradcheck = true },
+    DECODE_SHORT("many-ranks", 1, 24, 120, 33, 128),
+    { .name = "decode-odd-ranks-seqlens",
       .in = { FACTORS_Q(3, 1, 24, 5, 64), FACTORS_K(3, 130, 24, 1, 64), FACTORS_V(3, 130, 24, 1, 64), SEQLENS(none_some_all) },
-      .no_gradcheck = true },
-    { .name = "decode-short-128",
-      .in = { FACTORS_Q(1, 1, 24, 33, 128), FACTORS_K(1, 120, 24, 1, 128), FACTORS_V(1, 120, 24, 1, 128) },
-      .no_gradcheck = true },
-    { .name = "decode-shortest",
-      .in = { FACTORS_Q(2, 1, 40, 2, 64), FACTORS_K(2, 60, 40, 1, 64), FACTORS_V(2, 60, 40, 1, 64) },
       .no_gradcheck = true },
 
     { .name = "tiles",

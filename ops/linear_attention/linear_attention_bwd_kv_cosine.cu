@@ -197,7 +197,7 @@ __device__ __forceinline__ void be_reader(const tn_bwd_pass &p, char *shared) {
         if (p.state_parts) add_parts(state, p, slice);
         else tn_bwd_cosine_load_state<READERS, 8>(state, p.state + (int64_t)slice * Z::F * Z::W, 1.0f, (int)threadIdx.x - ENCODERS);
         tn_wgmma_publish();
-        tn_bwd_meet<THREADS>(LOADED);
+        tn_bwd_tell<THREADS>(LOADED);
         do {
             const place tile(shared, stage);
             const tn_bwd_cosine_turn turn = { tile.first, steps };

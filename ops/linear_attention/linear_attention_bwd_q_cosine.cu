@@ -199,7 +199,8 @@ __device__ __forceinline__ void be_reader(const tn_bwd_pass &p, char *shared) {
                     rows_y[at.group * TN_BWD_TOKENS + at.row] = both[0], rows_y[at.group * TN_BWD_TOKENS + at.row + 8] = both[1];
             }
             tn_wgmma_publish();
-            tn_bwd_meet<THREADS>(DY);
+            tn_bwd_tell<THREADS>(DY);
+            tn_bwd_meet<READERS>(READ);
             tn_bwd_cosine_begin(a, d_o, state, 2 * at.group);
             if (p.x.act == TN_SOFTMAX) {
 #pragma unroll
@@ -227,10 +228,10 @@ __global__ void __launch_bounds__(THREADS, 1) pass_q_cosine(const __grid_constan
     extern __shared__ __align__(1024) char shared[];
     tn_bwd_let_next_start();
     if (threadIdx.x < ENCODERS) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 168;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 176;");
         be_encoder(p, shared);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
         be_reader(p, shared);
     }
 #endif

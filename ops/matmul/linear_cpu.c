@@ -152,7 +152,7 @@ static int64_t row_grain(int64_t rows, int64_t n) {
     return grain < worthwhile ? worthwhile : grain;
 }
 
-/* Backward's scratch: dsum, the parts of dbias, and what the products need, one after the other. */
+/* Backward's scratch: dsum, and after it first the parts of dbias, then what the products need. */
 typedef struct tn_linear_scratch {
     size_t dsum, parts, product;
 } tn_linear_scratch;
@@ -180,7 +180,7 @@ size_t tn_linear_workspace_cpu(const tn_op_call *call, bool backward) {
     const tn_linear_args *args = call->args;
     if (backward) {
         tn_linear_scratch scratch = backward_scratch(call);
-        return scratch.dsum + scratch.parts + scratch.product;
+        return scratch.dsum + (scratch.parts > scratch.product ? scratch.parts : scratch.product);
     }
     if (!tn_product_needs_workspace_cpu(call->in[0], call->in[1])) return 0;
     tn_product product = tn_linear_product(call, tn_linear_saves_sum(args->act) && call->aux[0] ? call->aux[0] : call->out[0]);
@@ -204,7 +204,7 @@ tn_status tn_linear_backward_cpu(tn_op_call *call) {
     if (call->din[2]) add_parts(&job, tn_chunk_count(rows, job.grain), call->din[2]->data);
 
     const void *dsum = job.dsum ? job.dsum : dout->data;
-    void *for_product = scratch.product ? workspace + scratch.dsum + scratch.parts : NULL;
+    void *for_product = scratch.product ? workspace + scratch.dsum : NULL;
     tn_status status = TN_OK;
     for (int i = 0; status == TN_OK && i < 2; i++) {
         if (!call->din[i]) continue;

@@ -154,8 +154,6 @@ tn_status tn_extremum_backward_cpu(tn_op_call *call) {
 
 /* ---- logsumexp: dx = do exp(x - m - log s), 0 where m is -inf ---- */
 
-#define PIECE 1024 /* elements of dx at a time */
-
 typedef struct lse_axis {
     int64_t size, o_stride;
 } lse_axis;
@@ -224,36 +222,20 @@ static void lse_write_f64(const lse_part *part) {
     }
 }
 
-/* n elements `stride` apart, from element `at` on: where they lie if that is side by side or all in one place, else a copy in `room`. */
-static const void *side_by_side(void *room, const tn_tensor *t, int64_t at, int64_t stride, int64_t n) {
-    size_t size = tn_dtype_size(t->dtype);
-    const void *from = (const char *)t->data + at * (int64_t)size;
-    if (stride <= 1) return from;
-    for (int64_t i = 0; i < n; i++) {
-        if (size == 8) ((uint64_t *)room)[i] = ((const uint64_t *)from)[i * stride];
-        else if (size == 4) ((uint32_t *)room)[i] = ((const uint32_t *)from)[i * stride];
-        else ((uint16_t *)room)[i] = ((const uint16_t *)from)[i * stride];
-    }
-    return room;
-}
+static const void *element(const tn_tensor *t, int64_t at) { return (const char *)t->data + at * (int64_t)tn_dtype_size(t->dtype); }
 
 static void lse_row(const lse_backward *b, int64_t row, int64_t o_at) {
-    double m_room[PIECE], log_s_room[PIECE], dout_room[PIECE];
-    int64_t o_stride = b->inner.o_stride;
-    for (int64_t i = 0; i < b->inner.size; i += PIECE) {
-        int64_t n = b->inner.size - i < PIECE ? b->inner.size - i : PIECE, at = o_at + i * o_stride;
-        size_t offset = (size_t)(row * b->inner.size + i) * b->size;
-        lse_part part = {
-            .dx = b->dx + offset,
-            .x = b->x + offset,
-            .m = side_by_side(m_room, b->m, at, o_stride, n),
-            .log_s = side_by_side(log_s_room, b->log_s, at, o_stride, n),
-            .dout = side_by_side(dout_room, b->dout, at, o_stride, n),
-            .o_stride = o_stride ? 1 : 0,
-            .n = n,
-        };
-        b->write(&part);
-    }
+    size_t offset = (size_t)(row * b->inner.size) * b->size;
+    const lse_part part = {
+        .dx = b->dx + offset,
+        .x = b->x + offset,
+        .m = element(b->m, o_at),
+        .log_s = element(b->log_s, o_at),
+        .dout = element(b->dout, o_at),
+        .o_stride = b->inner.o_stride,
+        .n = b->inner.size,
+    };
+    b->write(&part);
 }
 
 static void lse_rows(void *user, int64_t begin, int64_t end) {

@@ -190,16 +190,16 @@ tn_status tn_slice_backward(tn_op_call *call) {
     tn_tensor *dx = call->din[0];
     tn_slice_range range = tn_slice_range_of(call->args, &call->in_spec[0].shape);
     if (dx->numel == 0) return TN_OK;
-    /* Every byte is written once, but for a step above 1. */
-    int64_t size = dx->shape[range.axis], last = range.count ? range.start + (range.count - 1) * range.step + 1 : range.start;
+    /* Every byte is written once, but where the slice has gaps. */
+    int64_t end = range.start + range.count;
     bool gaps = range.count > 1 && range.step > 1;
-    tn_tensor before = tn_part_of(dx, range.axis, 0, 1, gaps ? last : range.start);
-    tn_tensor after = tn_part_of(dx, range.axis, last, 1, size - last);
-    tn_status status = TN_OK;
-    if (before.numel) status = device->interface->fill(device, &before, 0, call->cx->stream);
-    if (status == TN_OK && after.numel) status = device->interface->fill(device, &after, 0, call->cx->stream);
     tn_tensor inside = tn_part_of(dx, range.axis, range.start, range.step, range.count);
+    tn_tensor before = tn_part_of(dx, range.axis, 0, 1, range.start);
+    tn_tensor after = tn_part_of(dx, range.axis, end, 1, dx->shape[range.axis] - end);
+    tn_status status = gaps ? device->interface->fill(device, dx, 0, call->cx->stream) : TN_OK;
     if (status == TN_OK && inside.numel) status = device->interface->copy(device, &inside, dout, call->cx->stream);
+    if (status == TN_OK && before.numel && !gaps) status = device->interface->fill(device, &before, 0, call->cx->stream);
+    if (status == TN_OK && after.numel && !gaps) status = device->interface->fill(device, &after, 0, call->cx->stream);
     return status;
 }
 
