@@ -171,11 +171,6 @@ __device__ __forceinline__ void fetch(factors<D> &f, const tn_at_decode_args &a,
     for (int i = 0; i < S::ALL / STEP; i++) tn_at_copy_16(to + i * STEP * S::COLUMNS * 2, bv[row + i * STEP], true);
 }
 
-/* The page on which o lies is looked up while the factors come, or the first store would wait for that. */
-template <int D> __device__ __forceinline__ void look_up_page(const tn_at_decode_args &a, const place &at) {
-    if (threadIdx.x == 0) asm volatile("prefetch.global.L2 [%0];" ::"l"(a.o + at.slice * D));
-}
-
 /* ---- by keys ---- */
 
 /* A thread's scores, later weights: [j][2 i + k] of key lane / 4 + 8 i and head 8 (lane % 4) + 2 j + k. Zero is 0, but the compiler does not
@@ -349,7 +344,6 @@ template <int D, int W, int C> __global__ void __launch_bounds__(W *TN_WARP, 1) 
     place at = place_of<S, C>(a);
     factors<D> f;
     fetch<S, D>(f, a, at, base);
-    look_up_page<D>(a, at);
     say_started<C>();
     if (threadIdx.x <= HEADS) own[threadIdx.x] = threadIdx.x < HEADS ? ordered(LEAST) : 0;
     __syncthreads();

@@ -30,9 +30,6 @@ template <int Kind> struct short_shape {
     static_assert(blocks * (bytes + 1024) <= 227 * 1024, "so many blocks fit");
 };
 
-/* The pages of what is written at the end are looked up while k and v come, or the first stores would wait for that. */
-__device__ __forceinline__ void look_up_page(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
-
 template <int Kind, int ActK, int ActQ>
 __global__ void __launch_bounds__(256, short_shape<Kind>::blocks) short_kernel(const __grid_constant__ tn_la_forward f) {
     if (!TN_TILE_WGMMA) return;
@@ -57,10 +54,6 @@ __global__ void __launch_bounds__(256, short_shape<Kind>::blocks) short_kernel(c
         reader<T, W, W> coming(f, now);
         for (int i = 0; i < stages; i++) coming.fetch(ring, f);
         out.find(head);
-        if (threadIdx.x == 0) {
-            look_up_page(out.o);
-            if (f.s) look_up_page(f.s + head * (int64_t)f.state_rows * f.e);
-        }
         out.find_next(unit);
         if (shared::places == 2) {
             out.fetch(0, unit);
