@@ -361,8 +361,8 @@ static void merge_segments(void *user, int64_t begin, int64_t end) {
 
 static void run_sum(tn_walk *walk, int64_t numel, int threads) {
     int64_t tasks = walk->units * walk->segments;
-    int64_t task_elements = tasks > 0 ? numel / tasks + 1 : 1;
-    tn_parallel_for(tasks, tn_even_grain(tasks, SMALLEST_GRAIN / task_elements, 1, threads), sum_tasks, walk, threads);
+    int64_t grain = tn_even_grain(tasks, SMALLEST_GRAIN / (tasks > 0 ? numel / tasks + 1 : 1), 1, threads);
+    tn_parallel_for(tasks, grain, sum_tasks, walk, threads);
     if (walk->segments > 1) tn_parallel_for(walk->units, 4, merge_segments, walk, threads);
 }
 

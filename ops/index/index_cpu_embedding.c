@@ -132,8 +132,8 @@ tn_status tn_embedding_backward_cpu(tn_op_call *call) {
     e.place = end + n_rows;
     e.n_panels = tn_chunk_count(width, PANEL);
     e.n_blocks = tn_chunk_count(n_rows, ROW_BLOCK);
-    int64_t block_size = ROW_BLOCK * (width < PANEL ? width : PANEL);
-    tn_parallel_for(e.n_panels * e.n_blocks, tn_even_grain(e.n_panels * e.n_blocks, TASK_SIZE / block_size + 1, 1, call->threads),
-                    sum_blocks, &e, call->threads);
+    int64_t n_tasks = e.n_panels * e.n_blocks;
+    int64_t grain = tn_even_grain(n_tasks, TASK_SIZE / (ROW_BLOCK * (width < PANEL ? width : PANEL)) + 1, 1, call->threads);
+    tn_parallel_for(n_tasks, grain, sum_blocks, &e, call->threads);
     return TN_OK;
 }
