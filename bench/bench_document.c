@@ -152,29 +152,66 @@ static const char *text_of(const json_t *object, const char *name) {
 
 static bool same_text(const json_t *a, const json_t *b, const char *name) { return strcmp(text_of(a, name), text_of(b, name)) == 0; }
 
-static void put_table(json_t *tables, json_t *table) {
+/* What a table says of the run it is from, where that is not the document's. */
+static const char *const of_run[] = { "commit", "date", "copy_gb_per_s" };
+
+static void sign_tables(json_t *document) {
     size_t i;
-    json_t *other;
-    json_array_foreach(tables, i, other) {
-        if (!same_text(other, table, "name")) continue;
-        json_array_set(tables, i, table);
-        return;
+    json_t *table;
+    json_array_foreach(json_object_get(document, "tables"), i, table) {
+        for (int m = 0; m < TN_COUNT(of_run); m++)
+            if (!json_object_get(table, of_run[m])) json_object_set(table, of_run[m], json_object_get(document, of_run[m]));
     }
-    json_array_append(tables, table);
 }
 
-bool bench_document_add(json_t *document, const json_t *more, char *why, size_t n_bytes) {
+/* Where the table is; the number of tables: nowhere. */
+static size_t find_table(const json_t *tables, const char *name) {
+    size_t at = 0, n = json_array_size(tables);
+    while (at < n && strcmp(text_of(json_array_get(tables, at), "name"), name) != 0) at++;
+    return at;
+}
+
+static void put_table(json_t *tables, json_t *table) {
+    size_t at = find_table(tables, text_of(table, "name"));
+    if (at == json_array_size(tables)) json_array_append(tables, table);
+    else if (strcmp(text_of(table, "date"), text_of(json_array_get(tables, at), "date")) >= 0) json_array_set(tables, at, table);
+}
+
+bool bench_document_add(json_t *document, json_t *more, char *why, size_t n_bytes) {
     const json_t *machine = json_object_get(document, "machine"), *other = json_object_get(more, "machine");
     size_t i;
     json_t *table;
-    if (!same_text(document, more, "commit") || !same_text(machine, other, "device") || !same_text(machine, other, "processor")) {
-        snprintf(why, n_bytes, "runs of %s on %s and of %s on %s don't make one", text_of(document, "commit"), text_of(machine, "device"),
-                 text_of(more, "commit"), text_of(other, "device"));
+    if (!same_text(machine, other, "device") || !same_text(machine, other, "processor")) {
+        snprintf(why, n_bytes, "a run on %s and one on %s don't make one", text_of(machine, "device"), text_of(other, "device"));
         return false;
     }
+    sign_tables(document);
+    sign_tables(more);
     json_array_foreach(json_object_get(more, "tables"), i, table) {
         put_table(json_object_get(document, "tables"), table);
     }
-    if (!json_object_get(document, "peers")) json_object_set(document, "peers", json_object_get(more, "peers"));
+    if (strcmp(text_of(more, "date"), text_of(document, "date")) > 0) {
+        json_object_del(more, "tables");
+        json_object_update(document, more);
+    } else {
+        json_object_update_missing(document, more);
+    }
     return true;
+}
+
+void bench_document_settle(json_t *document, const bench_choice *order, int n_order) {
+    json_t *tables = json_object_get(document, "tables"), *sorted = json_array(), *table;
+    size_t i;
+    for (int o = 0; o < n_order; o++) {
+        size_t at = find_table(tables, order[o].name);
+        if (at == json_array_size(tables)) continue;
+        json_array_append(sorted, json_array_get(tables, at));
+        json_array_remove(tables, at);
+    }
+    json_array_extend(sorted, tables); /* what this program no longer has */
+    json_array_foreach(sorted, i, table) {
+        if (!same_text(table, document, "commit")) continue;
+        for (int m = 0; m < TN_COUNT(of_run); m++) json_object_del(table, of_run[m]);
+    }
+    json_object_set_new(document, "tables", sorted);
 }

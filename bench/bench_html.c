@@ -231,7 +231,13 @@ static void write_card(const json_t *table, FILE *stream) {
     write_text(text_of(table, "name"), stream);
     fprintf(stream, "\"><figcaption><b>%s</b> <span>%s</span><code>", title_of(table), text_of(table, "unit"));
     write_text(text_of(table, "name"), stream);
-    fprintf(stream, "</code></figcaption>\n");
+    fprintf(stream, "</code>");
+    if (text_of(table, "commit")[0]) {
+        fprintf(stream, " <span>commit ");
+        write_text(text_of(table, "commit"), stream);
+        fprintf(stream, "</span>");
+    }
+    fprintf(stream, "</figcaption>\n");
     write_plot(table, stream);
     write_table(table, stream);
     fprintf(stream, "</figure>\n");

@@ -106,7 +106,7 @@ static int measure(request *r) {
     return code;
 }
 
-/* Several stored runs become one document: a table comes from the last run that has it. */
+/* Several stored runs become one document: a table comes from the newest run that has it. */
 static int show_stored(request *r) {
     char why[512];
     json_t *document = bench_document_read(r->stored.text[0], why, sizeof why);
@@ -116,7 +116,10 @@ static int show_stored(request *r) {
         fine = more && bench_document_add(document, more, why, sizeof why);
         json_decref(more);
     }
-    int code = fine ? TN_CLI_OK : tn_cli_refuse(r->cli, "--stored: %s", why);
+    int n_order = 0, code = fine ? TN_CLI_OK : tn_cli_refuse(r->cli, "--stored: %s", why);
+    bench_choice *order = bench_list_tables(NULL, &n_order);
+    if (fine && order) bench_document_settle(document, order, n_order);
+    free(order);
     if (fine && !write_document(r, document)) code = TN_CLI_FAILED;
     json_decref(document);
     return code;
@@ -189,7 +192,7 @@ int main(int argc, char **argv) {
           .doc = "also write everything there at the end: machine, commit, method, rows" },
         { "html", TN_CLI_TEXT, &r.html_path, .argument = "FILE", .doc = "also write a page with plots there at the end" },
         { "stored", TN_CLI_TEXTS, &r.stored, .argument = "FILE",
-          .doc = "measure nothing: put stored runs of one commit together and write them as --json and --html say" },
+          .doc = "measure nothing: put stored runs on one machine together and write them as --json and --html say" },
         { "verify", TN_CLI_TEXT, &r.verify_path, .argument = "FILE",
           .doc = "measure a stored run's rows again and print those whose median moved by more than their spread" },
         { .name = NULL },

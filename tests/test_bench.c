@@ -48,6 +48,17 @@ static char *text_of(const char *name) {
     return text;
 }
 
+static json_t *read_json(const char *name) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return json_load_file(path, 0, NULL);
+}
+static void write_json(const json_t *json, const char *name) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_int_equal(json_dump_file(json, path, 0), 0);
+}
+
 static bool says(const char *name, const char *words) {
     char *text = text_of(name);
     bool found = strstr(text, words) != NULL;
@@ -85,9 +96,7 @@ static void test_files(void **state) {
     TN_TEST_WANT(says("run.html", "<svg") && says("run.html", "prefers-color-scheme:dark") && says("run.html", "</html>"), "no whole page");
     TN_TEST_WANT(!says("run.html", "http://") && !says("run.html", "https://"), "the page wants something from elsewhere");
 
-    char path[128];
-    snprintf(path, sizeof path, "%s/run.json", folder);
-    json_t *run = json_load_file(path, 0, NULL), *tables = json_object_get(run, "tables");
+    json_t *run = read_json("run.json"), *tables = json_object_get(run, "tables");
     TN_TEST_WANT(json_array_size(tables) == 2, "%zu tables in the JSON, wanted 2", json_array_size(tables));
     TN_TEST_WANT(json_number_value(json_object_get(run, "copy_gb_per_s")) > 0, "no plain copy in the JSON");
     TN_TEST_WANT(json_is_string(json_object_get(run, "commit")) && json_object_get(json_object_get(run, "machine"), "device"),
@@ -106,24 +115,43 @@ static void test_stored(void **state) {
     TN_TEST_WANT(says("both.json", "softmax-speed-fwd-d1024-bf16") && says("both.json", "\"host\""),
                  "a run's tables are missing from both");
     TN_TEST_WANT(says("both.html", "f-softmax") && says("both.html", "f-host"), "a run's tables are missing from the page");
+
+    /* A table of an older commit stays where no newer run has it, and says so; the newer run's are in the list's order. */
+    json_t *older = read_json("b.json");
+    json_object_set_new(older, "commit", json_string("0123abc"));
+    json_object_set_new(older, "date", json_string("2001-01-01T00:00:00Z"));
+    write_json(older, "older.json");
+    want_run("--stored older.json --stored a.json --json both.json --html both.html", 0);
+    TN_TEST_WANT(says("both.html", "commit 0123abc") && says("both.json", "\"0123abc\""), "the older commit is not named");
+    json_t *both = read_json("both.json");
+    const json_t *tables = json_object_get(both, "tables");
+    const char *last = json_string_value(json_object_get(json_array_get(tables, json_array_size(tables) - 1), "name"));
+    TN_TEST_WANT(last && strcmp(last, "host") == 0, "the last table is %s", last ? last : "nameless");
+    TN_TEST_WANT(strcmp(json_string_value(json_object_get(both, "commit")), "0123abc") != 0, "the older run speaks for the whole");
+    want_run("--stored b.json --stored older.json --json both.json", 0);
+    TN_TEST_WANT(!says("both.json", "0123abc"), "an older run's table has replaced a newer one's");
+    json_object_set_new(json_object_get(older, "machine"), "device", json_string("another"));
+    write_json(older, "older.json");
+    want_run("--stored a.json --stored older.json --json both.json", 2);
+    TN_TEST_WANT(says("stderr", "another"), "the other machine is not named");
+    json_decref(older);
+    json_decref(both);
     want_run("--stored absent.json --html c.html", 2);
     TN_TEST_WANT(says("stderr", "absent.json"), "the file is not named");
 }
 
 /* A stored figure far from what is measured is told, one row by name; memory does not move. */
 static void test_verify(void **state) {
-    char path[128];
     (void)state;
     want_run("'softmax-memory-fwd-d1024-bf16' --device cpu --n 4,8 --json run.json", 0);
     want_run("--verify run.json 'softmax-memory-fwd-d1024-bf16' --device cpu", 0);
     TN_TEST_WANT(says("stdout", "0 of 2 rows moved"), "memory moved");
 
-    snprintf(path, sizeof path, "%s/run.json", folder);
-    json_t *run = json_load_file(path, 0, NULL);
+    json_t *run = read_json("run.json");
     json_t *row = json_array_get(json_object_get(json_array_get(json_object_get(run, "tables"), 0), "rows"), 1);
     const char *figures[] = { "median", "p20", "p80" };
     for (int i = 0; i < 3; i++) json_object_set_new(row, figures[i], json_real(1000));
-    TN_TEST_WANT(json_dump_file(run, path, 0) == 0, "can't write %s", path);
+    write_json(run, "run.json");
     json_decref(run);
     want_run("--verify run.json --device cpu", 1);
     TN_TEST_WANT(says("stdout", "softmax-memory-fwd-d1024-bf16  n 8  softmax  1000 -> ") && says("stdout", "1 of 2 rows moved"),
