@@ -132,13 +132,37 @@ bool bench_document_write(const json_t *document, FILE *stream) {
 
 /* ---- stored documents ---- */
 
+/* NULL, or what a page of it could not do without. */
+static const char *missing_from(const json_t *document) {
+    static const char *const texts[] = { "name", "family", "kind", "unit" };
+    size_t i, j;
+    const json_t *table, *row, *tables = json_object_get(document, "tables");
+    if (json_integer_value(json_object_get(document, "schema")) != SCHEMA || !json_is_array(tables)) return "this program's schema";
+    if (!json_is_string(json_object_get(document, "date")) || !json_is_string(json_object_get(document, "commit")))
+        return "a date and a commit";
+    if (!json_is_object(json_object_get(document, "machine"))) return "a machine";
+    json_array_foreach(tables, i, table) {
+        for (int t = 0; t < TN_COUNT(texts); t++)
+            if (!json_is_string(json_object_get(table, texts[t]))) return "a table's name, family, kind and unit";
+        if (!json_is_array(json_object_get(table, "rows"))) return "a table's rows";
+        json_array_foreach(json_object_get(table, "rows"), j, row) {
+            const json_t *median = json_object_get(row, "median");
+            if (!json_is_string(json_object_get(row, "column")) || !json_is_string(json_object_get(row, "status")) ||
+                !json_is_integer(json_object_get(row, "n")) || (median && !json_is_number(median)))
+                return "a row's n, column, status and median";
+        }
+    }
+    return NULL;
+}
+
 json_t *bench_document_read(const char *path, char *why, size_t n_bytes) {
     json_error_t error;
     json_t *document = json_load_file(path, 0, &error);
     if (!document && error.line > 0) snprintf(why, n_bytes, "%s, line %d: %s", path, error.line, error.text);
     else if (!document) snprintf(why, n_bytes, "%s", error.text);
-    else if (!json_is_array(json_object_get(document, "tables")) || json_integer_value(json_object_get(document, "schema")) != SCHEMA) {
-        snprintf(why, n_bytes, "%s is no file of this program's --json", path);
+    const char *missing = document ? missing_from(document) : NULL;
+    if (missing) {
+        snprintf(why, n_bytes, "%s is no whole file of this program's --json: it lacks %s", path, missing);
         json_decref(document);
         document = NULL;
     }
@@ -153,7 +177,7 @@ static const char *text_of(const json_t *object, const char *name) {
 static bool same_text(const json_t *a, const json_t *b, const char *name) { return strcmp(text_of(a, name), text_of(b, name)) == 0; }
 
 /* What a table says of the run it is from, where that is not the document's. */
-static const char *const of_run[] = { "commit", "date", "copy_gb_per_s" };
+static const char *const of_run[] = { "commit", "date", "copy_gb_per_s", "method" };
 
 static void sign_tables(json_t *document) {
     size_t i;
@@ -210,8 +234,8 @@ void bench_document_settle(json_t *document, const bench_choice *order, int n_or
     }
     json_array_extend(sorted, tables); /* what this program no longer has */
     json_array_foreach(sorted, i, table) {
-        if (!same_text(table, document, "commit")) continue;
-        for (int m = 0; m < TN_COUNT(of_run); m++) json_object_del(table, of_run[m]);
+        for (int m = 0; m < TN_COUNT(of_run); m++)
+            if (json_equal(json_object_get(table, of_run[m]), json_object_get(document, of_run[m]))) json_object_del(table, of_run[m]);
     }
     json_object_set_new(document, "tables", sorted);
 }

@@ -74,7 +74,8 @@ static int repeats_for(const bench_run *run, double ms) {
 
 /* A GPU that was idle (while the CPU checked the cell) runs at a lower clock for a while, which a call of microseconds would show. */
 static void wake_up(bench_run *run, double ms) {
-    for (int i = 0; run->flush_reads && ms < SHORT_CALL_MS && i < FLUSHES_AHEAD; i++) bench_flush(run);
+    bool gpu = run->flush_reads; /* only a GPU's flush does */
+    for (int i = 0; gpu && ms < SHORT_CALL_MS && i < FLUSHES_AHEAD; i++) bench_flush(run);
 }
 
 static bool time_job(bench_run *run, speed_job *job, bench_result *result) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Instructions that a dozen hot paths take on the CPU, counted by callgrind, against the counts stored for the same surroundings.
+"""Instructions that sixteen hot paths take on the CPU, counted by callgrind, against the counts stored for the same surroundings.
 
     python3 bench/check_instructions.py PROGRAM [--counts bench/instruction_counts.json] [--update]
 

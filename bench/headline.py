@@ -38,6 +38,7 @@ LINES = [
     ("matrix product, square", "gemm-speed-{}-square-bf16", "nn"),
     ("rms_norm, width 4096", "norm-speed-{}-d4096-bf16", "rms_norm"),
     ("softmax, width 1024", "softmax-speed-{}-d1024-bf16", "softmax"),
+    ("transposed copy", "copy-speed-{}-bf16", "transpose"),
     ("elementwise product", "elementwise-speed-{}-binary-bf16", "mul"),
     ("swiglu", "elementwise-speed-{}-swiglu_2048-bf16", "swiglu"),
     ("cross_entropy, 50304 classes", "cross_entropy-speed-{}-v50304-bf16", "cross_entropy"),
@@ -51,7 +52,8 @@ LINES = [
 class Cell:
     """One pass of one line, at the largest n that has a peer, else at the largest."""
 
-    def __init__(self, row):
+    def __init__(self, row, largest):
+        self.at = "" if row["n"] == largest else f" at n = {row['n']}"
         self.n, self.ours, self.floor, self.tflops = row["n"], row["median"], row.get("floor_ms"), row.get("tflops")
         self.ratio = row.get("best_peer_over_tenon")
         self.name = row.get("best_peer")
@@ -61,7 +63,7 @@ class Cell:
 def find_cell(tables, name, column):
     rows = [row for row in tables.get(name, []) if row["column"] == column and row["status"] == "ok"]
     compared = [row for row in rows if row.get("best_peer")] or rows
-    return Cell(max(compared, key=lambda row: row["n"])) if compared else None
+    return Cell(max(compared, key=lambda row: row["n"]), max(row["n"] for row in rows)) if compared else None
 
 
 def find_lines(run):
@@ -88,7 +90,7 @@ def cells_of(cell):
     reached = f"{cell.tflops:.0f} TFLOP/s" if cell.tflops else figure(cell.floor)
     bold = "**" if cell.ratio and cell.ratio >= 1 else ""
     ratio = f"{bold}{cell.ratio:.2f}×{bold}" if cell.ratio else ""
-    return [figure(cell.ours), f"{figure(cell.peer)} {cell.name}" if cell.peer else "", ratio, reached]
+    return [figure(cell.ours) + cell.at, f"{figure(cell.peer)} {cell.name}" if cell.peer else "", ratio, reached]
 
 
 def table_of(run, lines, run_path, plot_path):

@@ -176,7 +176,7 @@ static void tell_end(const train_state *t) {
     printf("steps %" PRId64, last ? last->step : t->first_step);
     if (last) printf("  loss %.4f  tok_s %.0f", last->loss, last->tok_s);
     if (!isnan(t->best_loss)) printf("  best_val_loss %.4f  best_step %" PRId64, t->best_loss, t->best_step);
-    printf("  peak_MiB %.0f  step_MiB %.1f  saved_MiB %.1f\n", MIB * (double)peak_of(t), MIB * (double)t->step_bytes,
+    printf("  peak_MiB %.1f  step_MiB %.1f  saved_MiB %.1f\n", MIB * (double)peak_of(t), MIB * (double)t->step_bytes,
            MIB * (double)memory.category[TN_CATEGORY_SAVED].peak);
 }
 

@@ -136,6 +136,20 @@ static void test_stored(void **state) {
     TN_TEST_WANT(says("stderr", "another"), "the other machine is not named");
     json_decref(older);
     json_decref(both);
+
+    /* Two runs of one commit keep what differs; what is not whole is refused. */
+    want_run("--stored a.json --stored b.json --json both.json", 0);
+    both = read_json("both.json");
+    TN_TEST_WANT(!json_object_get(json_array_get(json_object_get(both, "tables"), 0), "commit"), "a commit stands twice");
+    json_object_set_new(json_array_get(json_object_get(json_array_get(json_object_get(both, "tables"), 0), "rows"), 0), "median",
+                        json_string("x"));
+    write_json(both, "broken.json");
+    want_run("--stored broken.json --html c.html", 2);
+    TN_TEST_WANT(says("stderr", "broken.json") && says("stderr", "median"), "what is broken is not named");
+    json_object_del(json_array_get(json_object_get(both, "tables"), 0), "rows");
+    write_json(both, "broken.json");
+    want_run("--stored broken.json --html c.html", 2);
+    json_decref(both);
     want_run("--stored absent.json --html c.html", 2);
     TN_TEST_WANT(says("stderr", "absent.json"), "the file is not named");
 }

@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import script_cases
-from installed_copy import installed, one, run, scratch, surroundings
+from installed_copy import installed, one, run, scratch, skip_if_sanitized, surroundings
 from script_cases import BUILD, SOURCES, skip, want
 
 CC = os.environ.get("CC", "cc").split()
@@ -199,6 +199,19 @@ def test_completion():
     environment["PATH"] = os.path.join(installed(), "bin") + ":" + environment["PATH"]
     environment["HOME"] = scratch()
     print(run(["bash", os.path.join(SOURCES, "tests/test_completion.sh"), os.path.join(folder, "tenon-op")], env=environment), end="")
+
+
+def test_source_archive():
+    """What `meson dist` packs can be set up by itself."""
+    skip_if_sanitized()
+    if not os.path.exists(os.path.join(SOURCES, ".git")) or not shutil.which("git"):
+        skip("meson dist wants a git checkout")
+    run(["meson", "dist", "-C", BUILD, "--no-tests", "--allow-dirty", "--formats", "gztar"])
+    archive, folder = glob.glob(os.path.join(BUILD, "meson-dist/tenon-*.tar.gz")), scratch()
+    want(len(archive) == 1, f"meson dist left {archive}")
+    run(["tar", "xzf", archive[0], "-C", folder])
+    unpacked = archive[0].split("/")[-1][:-len(".tar.gz")]
+    run(["meson", "setup", "-Dcuda=disabled", os.path.join(folder, "from-archive"), os.path.join(folder, unpacked)])
 
 
 CASES = {name[len("test_"):]: function for name, function in list(globals().items()) if name.startswith("test_")}
