@@ -72,7 +72,7 @@ static int repeats_for(const bench_run *run, double ms) {
     return n < run->min_repeats ? run->min_repeats : n > run->max_repeats ? run->max_repeats : (int)n;
 }
 
-/* A GPU that was idle (while the CPU checked the cell) runs at a lower clock for a while, which a call of microseconds would show. */
+/* A GPU that was idle (while the CPU checked the cell) may have lowered its clock: short calls are timed after some work. */
 static void wake_up(bench_run *run, double ms) {
     bool gpu = run->flush_reads; /* only a GPU's flush does */
     for (int i = 0; gpu && ms < SHORT_CALL_MS && i < FLUSHES_AHEAD; i++) bench_flush(run);
