@@ -2,11 +2,12 @@
 
 #include <string.h>
 
-#include "../../libtensor/bf16.h"
 #include "../../libtensor/parallel.h"
+#include "../../libtensor/simd.h"
 #include "../op_support.h"
 
 #define TASK_SIZE 8192 /* elements for one turn of a thread at least */
+#define PACK 32        /* neighbours that are looked over at once */
 
 /* An element as an integer in whose order the largest comes first: the bits, turned so that integers compare as the floats do, with
  * NaN above all; with `largest` false the order is turned round. */
@@ -53,11 +54,46 @@ static void sink(candidate *heap, int64_t n, int64_t at) {
     heap[at] = moved;
 }
 
+/* Few elements of a long line get past the last of the heap. The first pack from i on that may hold one, else where the packs end. A NaN is
+ * let through, to be looked at by its key. */
+#define DEFINE_NEXT_PACK(name, type, wide, widen)                                                      \
+    TN_SIMD_CLONES static int64_t name(const type *x, int64_t i, int64_t n, wide last, bool largest) { \
+        for (; i + PACK <= n; i += PACK) {                                                             \
+            int found = 0;                                                                             \
+            if (largest)                                                                               \
+                for (int j = 0; j < PACK; j++) found |= !((wide)widen(x[i + j]) <= last);              \
+            else                                                                                       \
+                for (int j = 0; j < PACK; j++) found |= !((wide)widen(x[i + j]) >= last);              \
+            if (found) break;                                                                          \
+        }                                                                                              \
+        return i;                                                                                      \
+    }
+DEFINE_NEXT_PACK(next_pack_f64, double, double, )
+DEFINE_NEXT_PACK(next_pack_f32, float, float, )
+DEFINE_NEXT_PACK(next_pack_bf16, tn_bf16, float, tn_bf16_to_f32)
+
+/* In the line that begins at `from`; the last of the heap stands at `last` in it. */
+static int64_t next_pack(const topk *t, int64_t from, int64_t i, int64_t last) {
+    int64_t n = t->around.axis;
+    if (t->x->dtype == TN_F64) {
+        const double *x = (const double *)t->x->data + from;
+        return next_pack_f64(x, i, n, x[last], t->largest);
+    }
+    if (t->x->dtype == TN_F32) {
+        const float *x = (const float *)t->x->data + from;
+        return next_pack_f32(x, i, n, x[last], t->largest);
+    }
+    const tn_bf16 *x = (const tn_bf16 *)t->x->data + from;
+    return next_pack_bf16(x, i, n, tn_bf16_to_f32(x[last]), t->largest);
+}
+
 static void first_of_line(const topk *t, candidate *heap, int64_t from) {
     int64_t k = t->k, stride = t->around.inner;
     for (int64_t i = 0; i < k; i++) heap[i] = (candidate){ key_at(t, from + i * stride), i };
     for (int64_t i = k / 2 - 1; i >= 0; i--) sink(heap, k, i);
     for (int64_t i = k; i < t->around.axis; i++) {
+        if (stride == 1 && (i - k) % PACK == 0) i = next_pack(t, from, i, heap[0].place);
+        if (i == t->around.axis) break;
         int64_t key = key_at(t, from + i * stride);
         /* An equal one stands behind those met before it. */
         if (key <= heap[0].key) continue;

@@ -25,6 +25,8 @@ const tn_sample tn_topk_samples[] = {
     { .name = "smallest", .in = { LISTED(scattered, 3, 7) }, .attrs = "{\"k\": 2, \"largest\": false}" },
     { .name = "first", .in = { LISTED(scattered, 5, 3) }, .attrs = "{\"k\": 2, \"dim\": 0}" },
     { .name = "middle", .in = { LISTED(scattered, 2, 5, 2) }, .attrs = "{\"k\": 4, \"dim\": 1}" },
+    { .name = "long", .in = { WEIGHTS(3, 300) }, .attrs = "{\"k\": 5}" },
+    { .name = "long-smallest", .in = { WEIGHTS(2, 421) }, .attrs = "{\"k\": 70, \"largest\": false}" },
     { .name = "ties", .in = { LISTED(ties, 2, 7) }, .attrs = "{\"k\": 4}", .no_gradcheck = true },
     { .name = "none", .in = { LISTED(scattered, 3, 7) }, .attrs = "{\"k\": 0}" },
     { .name = "empty", .in = { LISTED(scattered, 0, 7) }, .attrs = "{\"k\": 2}" },
