@@ -42,6 +42,19 @@ void bench_flush(bench_run *run) {
     tn_scope_end(scope);
 }
 
+static bench_status status_of(tn_status status) {
+    return status == TN_ERR_MEMORY ? BENCH_OUT_OF_MEMORY : status == TN_ERR_UNSUPPORTED ? BENCH_UNSUPPORTED : BENCH_FAILED;
+}
+
+/* An error of the context becomes the cell's. */
+static bool note_error(bench_run *run, bench_result *result) {
+    if (!tn_failed(run->cx)) return false;
+    result->status = status_of(tn_error_status(run->cx));
+    snprintf(result->note, sizeof result->note, "%s", tn_error(run->cx));
+    tn_clear_error(run->cx);
+    return true;
+}
+
 /* ---- speed ---- */
 
 /* What is called again and again. Several sets lie in memory, so that successive calls touch different bytes. */
@@ -50,10 +63,13 @@ typedef struct speed_job {
     tn_tensor *out[BENCH_MAX_SETS], *upstream[BENCH_MAX_SETS]; /* backward: the graph stands before the clock starts */
     int n_sets;
     bool backward;
+    bench_result *result;
+    int n_calls, n_wanted, n_timed; /* n_calls: all that were made */
+    double ms[BENCH_MAX_REPEATS];
 } speed_job;
 
-static bool time_call(bench_run *run, speed_job *job, int call, int slot) {
-    int s = call % job->n_sets;
+static bool time_call(bench_run *run, speed_job *job, int slot) {
+    int s = job->n_calls++ % job->n_sets;
     bench_set *set = &job->sets[s];
     bench_flush(run);
     if (job->backward) bench_set_clear_grads(set);
@@ -78,26 +94,50 @@ static void wake_up(bench_run *run, double ms) {
     for (int i = 0; gpu && ms < SHORT_CALL_MS && i < FLUSHES_AHEAD; i++) bench_flush(run);
 }
 
-static bool time_job(bench_run *run, speed_job *job, bench_result *result) {
-    double ms[BENCH_MAX_REPEATS];
-    int n_warm = job->n_sets > N_TRIALS ? job->n_sets : N_TRIALS, call = 1;
-    if (!time_call(run, job, 0, 0) || !run->timer->read(run->timer, 1, ms)) return false;
-    if (ms[0] >= LONG_CALL_MS) {
-        if (!time_call(run, job, 1, 0) || !run->timer->read(run->timer, 1, ms)) return false;
-        bench_summarise(ms, 1, result);
+/* Warms the job up and finds how often it is to be timed. */
+static bool try_job(bench_run *run, speed_job *job) {
+    int n_warm = job->n_sets > N_TRIALS ? job->n_sets : N_TRIALS;
+    if (!time_call(run, job, 0) || !run->timer->read(run->timer, 1, job->ms)) return false;
+    if (job->ms[0] >= LONG_CALL_MS) {
+        job->n_wanted = 1;
         return true;
     }
     for (int i = 0; i < n_warm; i++)
-        if (!time_call(run, job, call++, i % N_TRIALS)) return false;
-    if (!run->timer->read(run->timer, N_TRIALS, ms)) return false;
-    bench_summarise(ms, N_TRIALS, result);
-    int n = repeats_for(run, result->median);
-    wake_up(run, result->median);
-    for (int i = 0; i < n; i++)
-        if (!time_call(run, job, call++, i)) return false;
-    if (!run->timer->read(run->timer, n, ms)) return false;
-    bench_summarise(ms, n, result);
+        if (!time_call(run, job, i % N_TRIALS)) return false;
+    if (!run->timer->read(run->timer, N_TRIALS, job->ms)) return false;
+    bench_summarise(job->ms, N_TRIALS, job->result);
+    job->n_wanted = repeats_for(run, job->result->median);
     return true;
+}
+
+static bool read_times(bench_run *run, speed_job *const *owners, int n) {
+    double ms[BENCH_MAX_REPEATS];
+    if (!run->timer->read(run->timer, n, ms)) return false;
+    for (int i = 0; i < n; i++) owners[i]->ms[owners[i]->n_timed++] = ms[i];
+    return true;
+}
+
+/* Times jobs in turns, a call of each, so that what slows the device down for a while falls on all of them. */
+static void time_jobs(bench_run *run, speed_job *jobs, int n_jobs) {
+    speed_job *owners[BENCH_MAX_REPEATS]; /* of the timer's slots */
+    int n_rounds = 0, n_slots = 0;
+    double shortest = LONG_CALL_MS;
+    for (int j = 0; j < n_jobs; j++) {
+        if (jobs[j].n_wanted > n_rounds) n_rounds = jobs[j].n_wanted;
+        if (jobs[j].n_wanted > 0 && jobs[j].result->median < shortest) shortest = jobs[j].result->median;
+    }
+    wake_up(run, shortest);
+    for (int round = 0; round < n_rounds; round++)
+        for (int j = 0; j < n_jobs; j++) {
+            if (round >= jobs[j].n_wanted) continue;
+            if (time_call(run, &jobs[j], n_slots)) owners[n_slots++] = &jobs[j];
+            else note_error(run, jobs[j].result), jobs[j].n_wanted = 0;
+            if (n_slots == BENCH_MAX_REPEATS && !read_times(run, owners, n_slots)) return;
+            n_slots %= BENCH_MAX_REPEATS;
+        }
+    if (!read_times(run, owners, n_slots)) return;
+    for (int j = 0; j < n_jobs; j++)
+        if (jobs[j].n_wanted > 0) bench_summarise(jobs[j].ms, jobs[j].n_timed, jobs[j].result);
 }
 
 /* One set more: inputs with the first set's numbers and, for backward, its graph. */
@@ -148,18 +188,30 @@ static bool take_row_sets(const bench_run *run, const bench_cell *cell, speed_jo
     return true;
 }
 
+/* Checks the cell and warms it up. */
+static void begin_job(bench_run *run, const bench_cell *cell, speed_job *job, bench_result *result) {
+    memset(job, 0, sizeof *job);
+    job->result = result;
+    job->backward = cell->kind == BENCH_SPEED_BWD;
+    bool shared = run->n_row_sets > 0;
+    if (shared ? take_row_sets(run, cell, job) : add_set(run, cell, job)) {
+        result->floor_bytes = bench_floor_bytes(&job->sets[0]);
+        if (!bench_gate(run, cell, &job->sets[0], result->note, sizeof result->note)) result->status = BENCH_WRONG;
+        else if (!tn_failed(run->cx) && (shared || rotate_sets(run, cell, job))) try_job(run, job);
+    }
+    if (cell->column->flops) result->flops = cell->column->flops(cell);
+    if (note_error(run, result)) job->n_wanted = 0;
+}
+
+static void end_job(speed_job *job) {
+    for (int s = 0; s < job->n_sets; s++) bench_set_close(&job->sets[s]);
+}
+
 static void measure_speed(bench_run *run, const bench_cell *cell, bench_result *result) {
     static speed_job job; /* too large for the stack to be taken for granted */
-    memset(&job, 0, sizeof job);
-    job.backward = cell->kind == BENCH_SPEED_BWD;
-    bool shared = run->n_row_sets > 0;
-    if (shared ? take_row_sets(run, cell, &job) : add_set(run, cell, &job)) {
-        result->floor_bytes = bench_floor_bytes(&job.sets[0]);
-        if (!bench_gate(run, cell, &job.sets[0], result->note, sizeof result->note)) result->status = BENCH_WRONG;
-        else if (!tn_failed(run->cx) && (shared || rotate_sets(run, cell, &job))) time_job(run, &job, result);
-    }
-    for (int s = 0; s < job.n_sets; s++) bench_set_close(&job.sets[s]);
-    if (cell->column->flops) result->flops = cell->column->flops(cell);
+    begin_job(run, cell, &job, result);
+    time_jobs(run, &job, 1);
+    end_job(&job);
 }
 
 static void work_out_shares(const bench_run *run, bench_result *result) {
@@ -221,42 +273,57 @@ static void start_afresh(bench_run *run) {
     tn_rng_set(run->cx, (tn_rng_state){ .seed = 1337 });
 }
 
-void bench_begin_row(bench_run *run, const bench_cell *cell) {
-    if (!cell->table->one_input || cell->kind != BENCH_SPEED_FWD) return;
+static void finish(bench_run *run, const bench_cell *cell, bench_result *result) {
+    tn_synchronize(run->cx);
+    note_error(run, result);
+    if (!bench_is_memory(cell->kind) && cell->kind != BENCH_HOST) work_out_shares(run, result);
+}
+
+static void measure_cell(bench_run *run, const bench_cell *cell, bench_result *result) {
     start_afresh(run);
-    run->row_scope = tn_scope_begin(run->cx);
-    do {
-        bench_set *sets = run->row_sets;
-        int n = run->n_row_sets;
-        if (!bench_set_make(&sets[n], run->cx, cell, n > 0 ? &sets[0] : NULL)) break;
-        run->n_row_sets++;
-    } while (run->n_row_sets < sets_wanted(run, &run->row_sets[0]));
-    tn_clear_error(run->cx); /* too little memory for one set: its cells will say so */
-}
-
-void bench_end_row(bench_run *run) {
-    if (run->row_scope) tn_scope_end(run->row_scope);
-    run->row_scope = NULL;
-    run->n_row_sets = 0;
-}
-
-static bench_status status_of(tn_status status) {
-    return status == TN_ERR_MEMORY ? BENCH_OUT_OF_MEMORY : status == TN_ERR_UNSUPPORTED ? BENCH_UNSUPPORTED : BENCH_FAILED;
-}
-
-void bench_measure_cell(bench_run *run, const bench_cell *cell, bench_result *result) {
-    memset(result, 0, sizeof *result);
-    if (run->n_row_sets == 0) start_afresh(run);
     tn_scope *scope = tn_scope_begin(run->cx);
     if (cell->kind == BENCH_HOST) measure_host(run, cell, result);
     else if (bench_is_memory(cell->kind)) measure_memory(run, cell, result);
     else measure_speed(run, cell, result);
-    tn_synchronize(run->cx);
-    if (tn_failed(run->cx)) {
-        result->status = status_of(tn_error_status(run->cx));
-        snprintf(result->note, sizeof result->note, "%s", tn_error(run->cx));
-    }
+    finish(run, cell, result);
     tn_scope_end(scope);
+}
+
+bool bench_in_turns(const bench_cell *cell) { return cell->table->one_input && cell->kind == BENCH_SPEED_FWD; }
+
+/* Inputs for all columns of a row. False where there is no memory for one set of them. */
+static bool make_row_sets(bench_run *run, const bench_cell *cell) {
+    bench_set *sets = run->row_sets;
+    for (int wanted = 1; run->n_row_sets < wanted; wanted = sets_wanted(run, sets)) {
+        int n = run->n_row_sets;
+        if (!bench_set_make(&sets[n], run->cx, cell, n > 0 ? &sets[0] : NULL)) break;
+        run->n_row_sets++;
+    }
     tn_clear_error(run->cx);
-    if (!bench_is_memory(cell->kind) && cell->kind != BENCH_HOST) work_out_shares(run, result);
+    return run->n_row_sets > 0;
+}
+
+static void measure_in_turns(bench_run *run, const bench_cell *cells, int n_cells, speed_job *jobs, bench_result *results) {
+    for (int c = 0; c < n_cells; c++) begin_job(run, &cells[c], &jobs[c], &results[c]);
+    time_jobs(run, jobs, n_cells);
+    for (int c = 0; c < n_cells; c++) {
+        end_job(&jobs[c]);
+        finish(run, &cells[c], &results[c]);
+    }
+}
+
+void bench_measure_cells(bench_run *run, const bench_cell *cells, int n_cells, bench_result *results) {
+    memset(results, 0, (size_t)n_cells * sizeof *results);
+    speed_job *jobs = n_cells > 1 ? malloc((size_t)n_cells * sizeof *jobs) : NULL;
+    bool done = false;
+    if (jobs) {
+        start_afresh(run);
+        tn_scope *scope = tn_scope_begin(run->cx);
+        done = make_row_sets(run, &cells[0]);
+        if (done) measure_in_turns(run, cells, n_cells, jobs, results);
+        run->n_row_sets = 0;
+        tn_scope_end(scope);
+    }
+    free(jobs);
+    for (int c = 0; !done && c < n_cells; c++) measure_cell(run, &cells[c], &results[c]);
 }

@@ -41,9 +41,8 @@ struct bench_run {
     uint64_t random;
     uint32_t gated; /* bits: the table's columns that have been compared whole at its gate_rows */
 
-    bench_set row_sets[BENCH_MAX_SETS]; /* between bench_begin_row and bench_end_row, where columns share them */
+    bench_set row_sets[BENCH_MAX_SETS]; /* while the columns of a row are measured in turns */
     int n_row_sets;
-    tn_scope *row_scope;
 };
 
 /* Opens the device, measures the plain copy and describes the machine. False: *error says why; close in every case. */
@@ -59,12 +58,11 @@ void bench_begin_table(bench_run *run);
 /* Gives what lies unused back to the device, and waits while the driver wipes it: meanwhile kernels are up to a seventh slower. */
 void bench_release_memory(bench_run *run);
 
-/* Around the cells of a row. Makes the inputs where the table's columns are timed on the same ones. */
-void bench_begin_row(bench_run *run, const bench_cell *cell);
-void bench_end_row(bench_run *run);
+/* Are the columns of the cell's row measured in turns, a call of each on the same inputs? */
+bool bench_in_turns(const bench_cell *cell);
 
-/* Checks and measures one cell. The context is as before afterwards, whatever happened. */
-void bench_measure_cell(bench_run *run, const bench_cell *cell, bench_result *result);
+/* Checks and measures one cell, or several of one row in turns. The context is as before afterwards, whatever happened. */
+void bench_measure_cells(bench_run *run, const bench_cell *cells, int n_cells, bench_result *results);
 
 /* Overwrites the caches. */
 void bench_flush(bench_run *run);

@@ -126,17 +126,16 @@ static void ask_peers(bench_session *s, bench_rows *rows) {
 }
 
 /* False: it was not finished. */
-static bool run_row(bench_session *s, bench_rows *rows, int row) {
-    int c = 0;
-    for (; c < rows->n_columns && !time_is_up(s); c++) {
-        bench_cell cell = { rows->choice.table, rows->columns[c], rows->choice.kind, rows->choice.dtype, rows->n[row] };
-        bench_result *result = &rows->results[row * rows->n_columns + c];
-        say_progress(rows->choice.name, cell.n, cell.column->name);
-        if (c == 0) bench_begin_row(&s->run, &cell);
-        bench_measure_cell(&s->run, &cell, result);
-        tell(s, rows, row, c, result);
+static bool run_row(bench_session *s, const bench_rows *rows, int row, bench_result *results) {
+    bench_cell cells[BENCH_MAX_COLUMNS];
+    for (int c = 0; c < rows->n_columns; c++)
+        cells[c] = (bench_cell){ rows->choice.table, rows->columns[c], rows->choice.kind, rows->choice.dtype, rows->n[row] };
+    int c = 0, n_at_once = bench_in_turns(&cells[0]) ? rows->n_columns : 1;
+    for (; c < rows->n_columns && !time_is_up(s); c += n_at_once) {
+        say_progress(rows->choice.name, cells[c].n, n_at_once > 1 ? "all columns" : cells[c].column->name);
+        bench_measure_cells(&s->run, &cells[c], n_at_once, &results[c]);
+        for (int told = c; told < c + n_at_once; told++) tell(s, rows, row, told, &results[told]);
     }
-    bench_end_row(&s->run);
     return c == rows->n_columns;
 }
 
@@ -145,7 +144,7 @@ static bool run_table(bench_session *s, bench_rows *rows) {
     double begin = bench_now_ns();
     bench_begin_table(&s->run);
     for (int row = 0; row < rows->n_rows; row++)
-        if (!run_row(s, rows, row)) return false;
+        if (!run_row(s, rows, row, &rows->results[row * rows->n_columns])) return false;
     ask_peers(s, rows);
     say_progress(NULL, 0, NULL);
     rows->seconds = (bench_now_ns() - begin) * 1e-9;
@@ -243,24 +242,20 @@ static bool moved(const bench_result *now, const json_t *then) {
     return distance > spread && distance > LEAST_MOVE * before;
 }
 
-static int compare_cell(bench_session *s, bench_rows *rows, int row, int c, const json_t *then) {
-    bench_cell cell = { rows->choice.table, rows->columns[c], rows->choice.kind, rows->choice.dtype, rows->n[row] };
-    bench_result *now = &rows->results[0];
-    say_progress(rows->choice.name, cell.n, cell.column->name);
-    bench_measure_cell(&s->run, &cell, now);
-    tell(s, rows, row, c, now);
-    say_progress(NULL, 0, NULL);
-    if (now->status != BENCH_OK || !moved(now, then)) return 0;
+static bool told_if_moved(const bench_rows *rows, int row, int c, const bench_result *now, const json_t *then) {
+    if (now->status != BENCH_OK || !moved(now, then)) return false;
     double before = number_of(then, "median");
-    printf("%s  n %" PRId64 "  %s  %.5g -> %.5g %s  (%+.1f%%; p20-p80 %.5g-%.5g -> %.5g-%.5g)\n", rows->choice.name, cell.n,
-           cell.column->name, before, now->median, bench_unit(cell.kind), 100 * (now->median / before - 1), number_of(then, "p20"),
-           number_of(then, "p80"), now->p20, now->p80);
+    printf("%s  n %" PRId64 "  %s  %.5g -> %.5g %s  (%+.1f%%; p20-p80 %.5g-%.5g -> %.5g-%.5g)\n", rows->choice.name, rows->n[row],
+           rows->columns[c]->name, before, now->median, bench_unit(rows->choice.kind), 100 * (now->median / before - 1),
+           number_of(then, "p20"), number_of(then, "p80"), now->p20, now->p80);
     fflush(stdout);
-    return 1;
+    return true;
 }
 
 int bench_session_verify(bench_session *s, const json_t *stored, const bench_choice *choices, int n_choices) {
     int n_moved = 0, n_compared = 0;
+    s->begin_ns = bench_now_ns();
+    listen_to_signals();
     if (!plan(s, choices, n_choices)) return -1;
     bench_print_heading(stdout, &s->run);
     for (int i = 0; i < s->n_tables; i++) {
@@ -270,15 +265,16 @@ int bench_session_verify(bench_session *s, const json_t *stored, const bench_cho
         take_rows(rows, table);
         bench_begin_table(&s->run);
         for (int row = 0; row < rows->n_rows; row++) {
-            bench_begin_row(&s->run,
-                            &(bench_cell){ rows->choice.table, rows->columns[0], rows->choice.kind, rows->choice.dtype, rows->n[row] });
+            bench_result now[BENCH_MAX_COLUMNS] = { 0 };
+            bool finished = run_row(s, rows, row, now);
+            say_progress(NULL, 0, NULL);
+            if (!finished) break;
             for (int c = 0; c < rows->n_columns; c++) {
                 const json_t *then = stored_row(table, rows->n[row], rows->columns[c]->name);
                 if (!then) continue;
-                n_moved += compare_cell(s, rows, row, c, then);
+                n_moved += told_if_moved(rows, row, c, &now[c], then);
                 n_compared++;
             }
-            bench_end_row(&s->run);
         }
     }
     printf("%d of %d rows moved by more than their spread\n", n_moved, n_compared);

@@ -125,7 +125,7 @@ typedef struct bench_table_list {
 
 extern const bench_table_list bench_copy_tables, bench_gemm_tables, bench_elementwise_tables, bench_softmax_tables, bench_norm_tables,
     bench_loss_tables, bench_reduce_tables, bench_optim_tables, bench_lrpe_tables, bench_md_lrpe_tables, bench_flao_tables,
-    bench_fal_tables, bench_causal_tables, bench_attention_tables, bench_host_tables;
+    bench_fal_tables, bench_causal_tables, bench_attention_tables, bench_random_tables, bench_host_tables;
 
 /* One table as it is run: its kind and dtype chosen. */
 typedef struct bench_choice {

@@ -4,9 +4,9 @@
 
 /* First what the library is about, then what a model needs besides. */
 static const bench_table_list *const lists[] = {
-    &bench_flao_tables,        &bench_fal_tables,    &bench_lrpe_tables, &bench_md_lrpe_tables, &bench_attention_tables,
-    &bench_causal_tables,      &bench_copy_tables,   &bench_gemm_tables, &bench_norm_tables,    &bench_softmax_tables,
-    &bench_elementwise_tables, &bench_reduce_tables, &bench_loss_tables, &bench_optim_tables,   &bench_host_tables,
+    &bench_flao_tables, &bench_fal_tables,    &bench_lrpe_tables,  &bench_md_lrpe_tables, &bench_attention_tables,   &bench_causal_tables,
+    &bench_copy_tables, &bench_gemm_tables,   &bench_norm_tables,  &bench_softmax_tables, &bench_elementwise_tables, &bench_reduce_tables,
+    &bench_loss_tables, &bench_random_tables, &bench_optim_tables, &bench_host_tables,
 };
 
 static const char *const kind_names[BENCH_KIND_COUNT] = { "speed-fwd", "speed-bwd", "speed-step", "memory-fwd", "memory-bwd", "host" };

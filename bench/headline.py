@@ -45,6 +45,9 @@ LINES = [
     ("… with the head, both passes", "cross_entropy-speed-{}-linear-d768-v50304-bf16", "both_passes"),
     ("embedding", "embedding-speed-{}-d768-v50304-bf16", "embedding"),
     ("sum of all elements", "reduce-speed-{}-bf16", "sum"),
+    ("dropout", "dropout-speed-{}-bf16", "dropout"),
+    ("the 50 largest of 50304", "sampling-speed-{}-v50304-bf16", "topk_50"),
+    ("a draw from 50304", "sampling-speed-{}-v50304-bf16", "multinomial"),
     ("AdamW", "adamw-speed-{}-bf16", "adamw"),
 ]
 

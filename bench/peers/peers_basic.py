@@ -130,6 +130,18 @@ def loss_tables():
     ]
 
 
+def random_tables():
+    dropout = {"dropout": (rows_of(WIDTH), lambda x: F.dropout(x, 0.1))}
+    sampling = {
+        "topk_50": (lambda cx, n: [cx.normal(n, VOCABULARY)], lambda x: torch.topk(x, 50).values),
+        "multinomial": (lambda cx, n: [cx.normal(n, VOCABULARY, grad=False).uniform_()], lambda w: torch.multinomial(w, 1)),
+    }
+    return [
+        Table("dropout", None, BOTH, dropout),
+        Table("sampling", "v50304", BOTH, sampling, compiles=False, forward_only=("multinomial",)),
+    ]
+
+
 class LossStep:
     """linear_cross_entropy, forward and backward."""
 
@@ -184,4 +196,4 @@ def optimizer_tables():
 
 def tables():
     pointwise = pointwise_tables()
-    return pointwise[:1] + gemm_tables() + pointwise[1:] + softmax_tables() + norm_tables() + loss_tables() + optimizer_tables()
+    return pointwise[:1] + gemm_tables() + pointwise[1:] + softmax_tables() + norm_tables() + loss_tables() + random_tables() + optimizer_tables()
