@@ -45,14 +45,14 @@ TN_API bool tn_backward_many(tn_tensor *const *roots, tn_tensor *const *grads, i
  * are the same both times. */
 typedef tn_tensor *(*tn_checkpoint_fn)(void *user, tn_tensor *const *in, int n_in);
 
-/* run(user, in, n_in), of which the tape keeps nothing but `in`: backward runs it again, then back. Gradients of inputs, and of the parameters
- * that the block uses, are those without tn_checkpoint to the bit. `user`, and what it points to, must be there until backward. At most 15
- * inputs; blocks may lie within blocks. */
+/* run(user, in, n_in), of which the tape keeps nothing but `in`: backward runs it again, then back. Gradients of inputs, and of the
+ * parameters that the block uses, are those without tn_checkpoint to the bit. `user`, and what it points to, must be there until backward.
+ * At most 15 inputs; blocks may lie within blocks. */
 TN_API tn_tensor *tn_checkpoint(tn_context *cx, tn_checkpoint_fn run, void *user, tn_tensor *const *in, int n_in);
 
-/* run(user, in, n_in), and what the tape saves for it goes to (pinned) host memory, to come back when backward has reached the block after it.
- * Copies go on a stream of their own beside the next block's work; the last block's activations stay. Gradients are the same to the bit.
- * What something else than the tape still holds (an input, the output) stays where it is. */
+/* run(user, in, n_in), and what the tape saves for it goes to (pinned) host memory, to come back when backward has reached the block after
+ * it. Copies go on a stream of their own beside the next block's work; the last block's activations stay. Gradients are the same to the
+ * bit. What something else than the tape still holds (an input, the output) stays where it is. */
 TN_API tn_tensor *tn_offload_block(tn_context *cx, tn_checkpoint_fn run, void *user, tn_tensor *const *in, int n_in);
 
 /* ---- what a step will take ---- */

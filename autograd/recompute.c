@@ -1,4 +1,5 @@
-/* A block of a model whose activations are not kept: one node stands for it on the tape, saves its inputs, and runs it again in backward. */
+/* A block of a model whose activations are not kept: one node stands for it on the tape, saves its inputs, and runs it again in
+ * backward. */
 #include "tape_internal.h"
 
 typedef struct block_args {

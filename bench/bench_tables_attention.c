@@ -1,5 +1,5 @@
-/* tpa_decode-*: one query for each sequence, as in the tables of the ops' origin. tpa_train-*: causal, b and n fixed. attention-*: the softmax
- * baseline, causal and decoding. */
+/* tpa_decode-*: one query for each sequence, as in the tables of the ops' origin. tpa_train-*: causal, b and n fixed. attention-*: the
+ * softmax baseline, causal and decoding. */
 #include "bench_table.h"
 
 #define HEADS 32

@@ -1,4 +1,5 @@
-/* flao-*, flao_fal-*: b = h = 12, d = e = 128, bhnd, as in the tables of the ops' origin, where theta wants no gradient. causal-*: with decay. */
+/* flao-*, flao_fal-*: b = h = 12, d = e = 128, bhnd, as in the tables of the ops' origin, where theta wants no gradient. causal-*: with
+ * decay. */
 #include "bench_table.h"
 
 #define BATCH 12

@@ -17,8 +17,8 @@ typedef struct train_budget {
 /* What a step would take with `recompute`, found by running it on a device that computes nothing. `data` gives the batches. */
 bool train_budget_predict(const train_config *config, const tn_data *data, const char *recompute, train_budget *result, char *reason,
                           size_t n_bytes);
-/* Of what stays within config->activation_budget, what takes the least work: attention, mlp or block of the first layers, with attention or mlp
- * of the others, or every-K. False, with the reason, where nothing does. */
+/* Of what stays within config->activation_budget, what takes the least work: attention, mlp or block of the first layers, with attention or
+ * mlp of the others, or every-K. False, with the reason, where nothing does. */
 bool train_budget_choose(const train_config *config, const tn_data *data, train_budget *chosen, char *reason, size_t n_bytes);
 
 /* Runs step `step` and measures it: the most bytes allocated during it beyond those that were there before. */

@@ -6,8 +6,8 @@
  *     every-K             K layers at a time do
  *     offload             a layer's activations go to the host after it has run and come back before its backward
  *
- * "block:3" is of the first 3 layers alone: their backward comes last, when the others' activations are gone. "block:3+attention": the other
- * layers do what comes behind the +. */
+ * "block:3" is of the first 3 layers alone: their backward comes last, when the others' activations are gone. "block:3+attention": the
+ * other layers do what comes behind the +. */
 #ifndef TENON_TRAIN_RECOMPUTE_H
 #define TENON_TRAIN_RECOMPUTE_H
 

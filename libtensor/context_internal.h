@@ -88,7 +88,8 @@ struct tn_context {
 /* Fails quietly into NULL: no tensor, another context's error, or an error standing. */
 static inline bool tn_ready(const tn_context *cx) { return cx != NULL && cx->status == TN_OK; }
 
-/* Around what only one thread may do at a time, checked in debug mode. False: another thread is in the context; there is nothing to leave. */
+/* Around what only one thread may do at a time, checked in debug mode. False: another thread is in the context; there is nothing to
+ * leave. */
 bool tn_context_claim(tn_context *cx, const char *call);
 void tn_context_yield(tn_context *cx);
 static inline bool tn_enter(tn_context *cx, const char *call) { return !cx->debug || tn_context_claim(cx, call); }

@@ -39,7 +39,8 @@ template <typename T> __device__ __forceinline__ tn_pack<T> tn_load_pack(const T
     *reinterpret_cast<uint4 *>(&pack) = *reinterpret_cast<const uint4 *>(from);
     return pack;
 }
-/* To global memory. As assembly, since nvcc 13.0 tears a plain 16-byte store into words where a branch stands between it and the arithmetic. */
+/* To global memory. As assembly, since nvcc 13.0 tears a plain 16-byte store into words where a branch stands between it and the
+ * arithmetic. */
 template <typename T> __device__ __forceinline__ void tn_store_pack(T *to, const tn_pack<T> &pack) {
     const uint4 words = *reinterpret_cast<const uint4 *>(&pack);
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
@@ -60,11 +61,18 @@ template <> __device__ __forceinline__ float tn_raw_element<tn_cuda_bf16>(const 
 static inline bool tn_aligned16(const void *p) { return ((uintptr_t)p & 15) == 0; }
 
 /* Runs `body` with T the C++ type of a float dtype. */
-#define TN_WITH_FLOAT(dtype, T, ...)                                                                                   \
-    do {                                                                                                               \
-        if ((dtype) == TN_F64) { using T = double; __VA_ARGS__; }                                                      \
-        else if ((dtype) == TN_F32) { using T = float; __VA_ARGS__; }                                                  \
-        else { using T = tn_cuda_bf16; __VA_ARGS__; }                                                                  \
+#define TN_WITH_FLOAT(dtype, T, ...)    \
+    do {                                \
+        if ((dtype) == TN_F64) {        \
+            using T = double;           \
+            __VA_ARGS__;                \
+        } else if ((dtype) == TN_F32) { \
+            using T = float;            \
+            __VA_ARGS__;                \
+        } else {                        \
+            using T = tn_cuda_bf16;     \
+            __VA_ARGS__;                \
+        }                               \
     } while (0)
 
 /* ---- sums and maxima over a warp and over a block; the order is fixed, so equal inputs give equal bits ---- */

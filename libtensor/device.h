@@ -82,8 +82,8 @@ struct tn_device {
     void *gemm;             /* CUDA: what gemm_cuda.c keeps */
 };
 
-/* Opens devices; NULL with a reason when it can't be done. The CPU and dry runs can lack nothing but host memory; CUDA sets *status to what it
- * lacks. */
+/* Opens devices; NULL with a reason when it can't be done. The CPU and dry runs can lack nothing but host memory; CUDA sets *status to what
+ * it lacks. */
 tn_device *tn_device_open_cpu(int threads, char *reason, size_t n_bytes);
 tn_device *tn_device_open_dry_run(tn_device_kind imitated, char *reason, size_t n_bytes);
 tn_device *tn_device_open_cuda(tn_status *status, char *reason, size_t n_bytes);

@@ -12,8 +12,8 @@
 #include "host_memory.h"
 
 #define MAX_STREAMS 32
-/* Copies from and to the host go through pinned pieces, so that the host's own memory may be pageable and the copy engine runs at full speed.
- * Pinning costs milliseconds, so the pieces are made by the first copy that is worth it; small ones the driver stages itself. */
+/* Copies from and to the host go through pinned pieces, so that the host's own memory may be pageable and the copy engine runs at full
+ * speed. Pinning costs milliseconds, so the pieces are made by the first copy that is worth it; small ones the driver stages itself. */
 #define PINNED_PIECE_BYTES ((size_t)4 << 20)
 #define PINNED_PIECES 2
 #define SMALL_COPY_BYTES ((size_t)64 << 10)

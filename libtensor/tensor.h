@@ -63,7 +63,8 @@ TN_API tn_tensor *tn_rand(tn_context *cx, tn_dtype dtype, tn_shape shape, double
 TN_API tn_tensor *tn_randn(tn_context *cx, tn_dtype dtype, tn_shape shape);                              /* normal, mean 0, deviation 1 */
 TN_API tn_tensor *tn_randint(tn_context *cx, tn_dtype dtype, tn_shape shape, int64_t low, int64_t high); /* low .. high-1, likewise */
 
-/* A tensor that shares `t`'s storage, `offset` elements after t's first, with one stride an axis. Every reachable element must lie in the storage. */
+/* A tensor that shares `t`'s storage, `offset` elements after t's first, with one stride an axis. Every reachable element must lie in the
+ * storage. */
 TN_API tn_tensor *tn_alias(tn_tensor *t, tn_shape shape, const int64_t *stride, int64_t offset);
 
 /* ---- ownership ---- */

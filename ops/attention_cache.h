@@ -7,8 +7,8 @@
  *         o = tn_attention_cache_attend(cache, aq, bq, TN_TPA_ATTENTION(.causal = true));    against all that are there
  *     }
  *
- * With ranks of 0 the cache holds k [b,.,heads,key_width] and v themselves; .heads is then the number of their heads, which may be fewer than
- * the query's (grouped, multi-query), and ak, av and aq are NULL. Sequences of a batch may differ in length.
+ * With ranks of 0 the cache holds k [b,.,heads,key_width] and v themselves; .heads is then the number of their heads, which may be fewer
+ * than the query's (grouped, multi-query), and ak, av and aq are NULL. Sequences of a batch may differ in length.
  *
  * Bytes a token: heads (key_width + value_width) elements, or key_rank (heads + key_width) + value_rank (heads + value_width) of them.
  * Memory for `capacity` tokens is taken once. No gradient goes through a cache. */
@@ -33,14 +33,15 @@ TN_API tn_attention_cache *tn_attention_cache_new(tn_context *cx, tn_dtype dtype
 /* Before tn_close. */
 TN_API void tn_attention_cache_free(tn_attention_cache *cache);
 
-/* t tokens more of every sequence: ak [b,t,heads,rk], bk [b,t,rk,key_width], av, bv likewise; without factors bk is k [b,t,heads,key_width] and
- * bv v. False with an error, and nothing appended, where they do not fit. */
+/* t tokens more of every sequence: ak [b,t,heads,rk], bk [b,t,rk,key_width], av, bv likewise; without factors bk is k [b,t,heads,key_width]
+ * and bv v. False with an error, and nothing appended, where they do not fit. */
 TN_API bool tn_attention_cache_append(tn_attention_cache *cache, tn_tensor *ak, tn_tensor *bk, tn_tensor *av, tn_tensor *bv);
 /* Cuts a sequence down to its first `length` tokens: 0 makes room for another. */
 TN_API bool tn_attention_cache_cut(tn_attention_cache *cache, int64_t sequence, int64_t length);
 
 /* The last n tokens' queries (already appended), aq [b,n,heads,rq] and bq [b,n,rq,key_width], against the tokens that are there -> o
- * [b,n,heads,value_width]. Without factors bq is q [b,n,h,key_width], and of args only scale and causal count. args.seqlens is the cache's own. */
+ * [b,n,heads,value_width]. Without factors bq is q [b,n,h,key_width], and of args only scale and causal count. args.seqlens is the cache's
+ * own. */
 TN_API tn_tensor *tn_attention_cache_attend(tn_attention_cache *cache, tn_tensor *aq, tn_tensor *bq, tn_tpa_attention_args args);
 
 TN_API int64_t tn_attention_cache_length(const tn_attention_cache *cache, int64_t sequence);

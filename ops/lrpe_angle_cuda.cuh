@@ -6,8 +6,8 @@
  *           to a number below 2; what pi/2 - A - B still lacks is k * 1.7e-15 < 7.2e-9. Then lo is added.
  *     far   anything else: the product in f64 (exact below 2^29), and the f64 sine and cosine.
  *
- * tn_lrpe_sincos_fine evaluates polynomials on what is left (f32 data: 1.2e-7 at worst, in 27 instructions), tn_lrpe_sincos_fast the sine and
- * cosine of the special function unit (bf16 data: 5e-7, in 11). */
+ * tn_lrpe_sincos_fine evaluates polynomials on what is left (f32 data: 1.2e-7 at worst, in 27 instructions), tn_lrpe_sincos_fast the sine
+ * and cosine of the special function unit (bf16 data: 5e-7, in 11). */
 #ifndef TENON_LRPE_ANGLE_CUDA_CUH
 #define TENON_LRPE_ANGLE_CUDA_CUH
 

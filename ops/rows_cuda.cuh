@@ -132,10 +132,11 @@ template <int N> __device__ __forceinline__ void tn_copy_async_wait() { asm vola
 
 /* ---- groups of blocks that hold one row or slab together ---- */
 
-/* Blocks write pairs of numbers to a board in global memory, and read what the others wrote. Each number carries the round it belongs to and
- * is moved with it by one access, so that nobody waits for anything but the numbers themselves. All blocks of a group have to run at once:
- * they are launched cooperatively. The board starts as zeros, and has two sides [round % 2][block][pair], and on each a row more for what one
- * block has merged for all: who has read all of a round knows that everyone has read the round before, so that he may write over it. */
+/* Blocks write pairs of numbers to a board in global memory, and read what the others wrote. Each number carries the round it belongs to
+ * and is moved with it by one access, so that nobody waits for anything but the numbers themselves. All blocks of a group have to run at
+ * once: they are launched cooperatively. The board starts as zeros, and has two sides [round % 2][block][pair], and on each a row more for
+ * what one block has merged for all: who has read all of a round knows that everyone has read the round before, so that he may write over
+ * it. */
 struct tn_group {
     int size, rank, pairs;
     uint32_t round; /* from 1 on */

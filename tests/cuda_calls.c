@@ -25,16 +25,16 @@ static bool strikes(const char *name, cudaError_t error) {
     return true;
 }
 
-/* The runtime is linked in, so its own calls of malloc and calloc come to fault_calls.c too. It does not look at what they return: with all of
- * them failing cudaGetDeviceCount ends in SIGSEGV where there is a driver. Those of the library alone are to fail. */
+/* The runtime is linked in, so its own calls of malloc and calloc come to fault_calls.c too. It does not look at what they return: with all
+ * of them failing cudaGetDeviceCount ends in SIGSEGV where there is a driver. Those of the library alone are to fail. */
 static cudaError_t unfailing(cudaError_t said) {
     fault_resume();
     return said;
 }
 #define UNFAILING(call) (fault_pause(), unfailing(call))
 
-/* A call that makes (change 1), destroys (-1) or neither; `fake` stands for it where there is no GPU. One that destroys does so even if it is
- * made to say otherwise. */
+/* A call that makes (change 1), destroys (-1) or neither; `fake` stands for it where there is no GPU. One that destroys does so even if it
+ * is made to say otherwise. */
 #define CALL(name, error, change, parameters, arguments, fake)                            \
     cudaError_t __real_##name parameters;                                                 \
     cudaError_t __wrap_##name parameters;                                                 \

@@ -1,7 +1,7 @@
 /* The CUDA runtime and cuBLASLt as the library calls them: each call can be made to fail (FAULT_CUDA), and what it makes is counted.
  *
- * With TENON_TEST_DEVICE=cuda the real ones stand behind it. Otherwise there is a GPU of ours: its memory is the host's, copies copy, kernels
- * do nothing. So all paths of the host's code run anywhere, though nothing is computed. */
+ * With TENON_TEST_DEVICE=cuda the real ones stand behind it. Otherwise there is a GPU of ours: its memory is the host's, copies copy,
+ * kernels do nothing. So all paths of the host's code run anywhere, though nothing is computed. */
 #ifndef TENON_CUDA_CALLS_H
 #define TENON_CUDA_CALLS_H
 

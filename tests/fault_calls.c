@@ -87,7 +87,8 @@ tn_block *__wrap_tn_allocator_take(tn_allocator *a, size_t bytes, tn_stream stre
 
 #define FAILS(what) (fault_strikes(FAULT_FILE, what) && (errno = EIO, true))
 
-/* Names with 64: what the C library calls the functions for large files, which the whole tree is compiled for. Reals and wraps of a function that says -1 or NULL on failure. */
+/* Names with 64: what the C library calls the functions for large files, which the whole tree is compiled for. Reals and wraps of a
+ * function that says -1 or NULL on failure. */
 #define WRAPPED(result, name, failed, parameters, arguments) \
     result __real_##name parameters;                         \
     result __wrap_##name parameters;                         \

@@ -1,6 +1,6 @@
-/* The loop of the fault tests: does one thing again and again, each time with another call failing (fault_calls.h), and looks whether all is
- * well afterwards. Each time there must be an error with a reason or the right result; nothing leaks, files on the disk are whole, and the
- * context works.
+/* The loop of the fault tests: does one thing again and again, each time with another call failing (fault_calls.h), and looks whether all
+ * is well afterwards. Each time there must be an error with a reason or the right result; nothing leaks, files on the disk are whole, and
+ * the context works.
  *
  * TENON_TEST_FAULTS=all: every sample of every op. */
 #ifndef TENON_FAULT_LOOP_H

@@ -1,5 +1,6 @@
 /* Sizes one beyond what the CPU kernels do in one piece, so that the last piece is the smallest there is and sums go over more than one.
- * Each is checked in f64 against differences of the function, and in f32 and bf16 against f64: kernels that share a cut share its mistakes. */
+ * Each is checked in f64 against differences of the function, and in f32 and bf16 against f64: kernels that share a cut share its
+ * mistakes. */
 #include "harness.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* Every call of the CUDA runtime and of cuBLASLt, every allocation on the host and every one on the device fails, on a GPU or on the stand-in
- * of cuda_calls.h. */
+/* Every call of the CUDA runtime and of cuBLASLt, every allocation on the host and every one on the device fails, on a GPU or on the
+ * stand-in of cuda_calls.h. */
 #include "fault_loop.h"
 
 #include <stdlib.h>

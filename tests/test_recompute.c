@@ -1,4 +1,5 @@
-/* Blocks that run again in backward, or whose activations are put aside until then: the same gradients to the bit, less kept, the same random numbers, and errors that leave nothing behind. */
+/* Blocks that run again in backward, or whose activations are put aside until then: the same gradients to the bit, less kept, the same
+ * random numbers, and errors that leave nothing behind. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* Several contexts in several threads at once: the same numbers as one after the other, and nothing they share breaks. And one context in two
- * threads, which debug mode refuses. */
+/* Several contexts in several threads at once: the same numbers as one after the other, and nothing they share breaks. And one context in
+ * two threads, which debug mode refuses. */
 #include "harness.h"
 
 #include <pthread.h>

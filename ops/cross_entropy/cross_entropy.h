@@ -4,11 +4,11 @@
  *     tn_tensor *loss = tn_cross_entropy(logits, target, TN_CROSS_ENTROPY());
  *     tn_tensor *loss = tn_linear_cross_entropy(x, weight, target, TN_CROSS_ENTROPY(.ignore_index = 0));
  *
- * logits [.., v], target i64 [..]; x [.., d], weight [v, d]. The loss is a scalar of the logits' (x's) dtype, or f32 beside bf16 with wide_loss: the mean over the targets
- * that are not ignore_index, and 0 with zero gradients where none is left. Any other target outside 0 .. v-1 is an error; on CUDA, which
- * is not waited for, it makes the loss NaN, and an error only in debug contexts.
- * Saved for backward, with s = 4 bytes (8 for f64): logits, target and two statistics a row: bytes(logits) + rows x (8 + 2s);
- * linear_cross_entropy: the gradients for do = 1, of those that are wanted: bytes(x) + bytes(weight). */
+ * logits [.., v], target i64 [..]; x [.., d], weight [v, d]. The loss is a scalar of the logits' (x's) dtype, or f32 beside bf16 with
+ * wide_loss: the mean over the targets that are not ignore_index, and 0 with zero gradients where none is left. Any other target outside 0
+ * .. v-1 is an error; on CUDA, which is not waited for, it makes the loss NaN, and an error only in debug contexts. Saved for backward,
+ * with s = 4 bytes (8 for f64): logits, target and two statistics a row: bytes(logits) + rows x (8 + 2s); linear_cross_entropy: the
+ * gradients for do = 1, of those that are wanted: bytes(x) + bytes(weight). */
 #ifndef TENON_CROSS_ENTROPY_H
 #define TENON_CROSS_ENTROPY_H
 

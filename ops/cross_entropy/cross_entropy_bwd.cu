@@ -27,7 +27,8 @@ template <typename W> struct entropy_slope {
 };
 
 template <typename From, typename To, int N>
-__device__ __forceinline__ void slope_row(To *dlogits, const From *logits, int64_t v, const entropy_slope<tn_wide<From>> &slope, int lane, int team) {
+__device__ __forceinline__ void slope_row(To *dlogits, const From *logits, int64_t v, const entropy_slope<tn_wide<From>> &slope, int lane,
+                                          int team) {
     typedef tn_wide<From> W;
     entropy_cut<N> cut(dlogits, v);
     int64_t pack = lane;
@@ -48,11 +49,11 @@ __device__ __forceinline__ void slope_row(To *dlogits, const From *logits, int64
         entropy_store<To, N>(dlogits + cut.column(pack), z);
     }
     if (N == 1) return;
-    const int64_t single[2] = {lane < cut.head ? lane : v, cut.tail() + lane};
+    const int64_t single[2] = { lane < cut.head ? lane : v, cut.tail() + lane };
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         if (single[i] >= v) continue;
-        W z[1] = {tn_widen(logits[single[i]])};
+        W z[1] = { tn_widen(logits[single[i]]) };
         slope.apply(z, single[i]);
         dlogits[single[i]] = tn_narrow<To>(z[0]);
     }
@@ -80,7 +81,7 @@ template <typename From, typename To, bool Packed, bool OneWarp> __global__ void
             clear_row<To, n>(dlogits, job.v, team::lane(), team::size());
             continue;
         }
-        entropy_slope<W> slope = {((const W *)job.max)[row], ((const W *)job.log_sum)[row], scale, target};
+        entropy_slope<W> slope = { ((const W *)job.max)[row], ((const W *)job.log_sum)[row], scale, target };
         slope_row<From, To, n>(dlogits, (const From *)job.logits + row * job.row, job.v, slope, team::lane(), team::size());
     }
 }

@@ -41,7 +41,8 @@ template <typename W> struct running {
     }
 };
 
-template <typename T, int N> __device__ __forceinline__ void run_over(running<tn_wide<T>> &state, const T *logits, int64_t v, int lane, int team) {
+template <typename T, int N>
+__device__ __forceinline__ void run_over(running<tn_wide<T>> &state, const T *logits, int64_t v, int lane, int team) {
     typedef tn_wide<T> W;
     entropy_cut<N> cut(logits, v);
     int64_t pack = lane;
@@ -122,7 +123,9 @@ static int64_t part_count(int64_t rows) { return (rows + part_rows(rows) - 1) / 
 extern "C" size_t tn_entropy_mean_bytes_cuda(int64_t rows) { return (size_t)part_count(rows) * 2 * sizeof(double); }
 
 /* parts[run] = the sum of the losses that count, and how many they are. */
-template <typename W> __global__ void __launch_bounds__(PART_THREADS) sum_losses(double *parts, const W *loss, const int64_t *target, int64_t rows, int64_t grain, int64_t ignore_index) {
+template <typename W>
+__global__ void __launch_bounds__(PART_THREADS)
+    sum_losses(double *parts, const W *loss, const int64_t *target, int64_t rows, int64_t grain, int64_t ignore_index) {
     __shared__ double scratch[TN_WARP];
     int64_t begin = blockIdx.x * grain, end = begin + grain < rows ? begin + grain : rows;
     double sum = 0, count = 0;
@@ -155,7 +158,8 @@ __device__ __forceinline__ double value_of(upstream_scalar dout) {
 
 /* *to = the sum, or with `by_sum` not set dout, by the count. */
 template <typename To>
-__global__ void __launch_bounds__(PART_THREADS) divide_by_count(To *to, bool by_sum, upstream_scalar dout, const double *parts, int64_t n_parts) {
+__global__ void __launch_bounds__(PART_THREADS)
+    divide_by_count(To *to, bool by_sum, upstream_scalar dout, const double *parts, int64_t n_parts) {
     __shared__ double scratch[TN_WARP];
     double sum = 0, count = 0;
     for (int64_t part = threadIdx.x; part < n_parts; part += PART_THREADS) {
@@ -169,24 +173,27 @@ __global__ void __launch_bounds__(PART_THREADS) divide_by_count(To *to, bool by_
     put_number(to, count > 0 ? shared / count : 0.0);
 }
 
-template <typename W> static void launch_sums(double *parts, const W *loss, const int64_t *target, int64_t rows, int64_t ignore_index, cudaStream_t stream) {
-    if (rows > 0) sum_losses<W><<<(unsigned)part_count(rows), PART_THREADS, 0, stream>>>(parts, loss, target, rows, part_rows(rows), ignore_index);
+template <typename W>
+static void launch_sums(double *parts, const W *loss, const int64_t *target, int64_t rows, int64_t ignore_index, cudaStream_t stream) {
+    if (rows > 0)
+        sum_losses<W><<<(unsigned)part_count(rows), PART_THREADS, 0, stream>>>(parts, loss, target, rows, part_rows(rows), ignore_index);
 }
 
-extern "C" tn_status tn_entropy_mean_cuda(tn_device *device, const void *loss, const int64_t *target, int64_t rows, int64_t ignore_index, tn_tensor *o,
-                                          void *scratch, void *stream) {
+extern "C" tn_status tn_entropy_mean_cuda(tn_device *device, const void *loss, const int64_t *target, int64_t rows, int64_t ignore_index,
+                                          tn_tensor *o, void *scratch, void *stream) {
     cudaStream_t s = (cudaStream_t)stream;
     TN_WITH_FLOAT(o->dtype, T, {
         launch_sums<tn_wide<T>>((double *)scratch, (const tn_wide<T> *)loss, target, rows, ignore_index, s);
-        divide_by_count<T><<<1, PART_THREADS, 0, s>>>((T *)o->data, true, upstream_scalar{NULL, TN_F32}, (const double *)scratch, part_count(rows));
+        divide_by_count<T>
+            <<<1, PART_THREADS, 0, s>>>((T *)o->data, true, upstream_scalar{ NULL, TN_F32 }, (const double *)scratch, part_count(rows));
     });
     return tn_cuda_said(device, (int)cudaGetLastError(), "cross_entropy mean");
 }
 
-extern "C" tn_status tn_entropy_scale_cuda(tn_device *device, tn_dtype dtype, const tn_tensor *dout, const int64_t *target, int64_t rows, int64_t ignore_index,
-                                           void *scale, void *scratch, void *stream) {
+extern "C" tn_status tn_entropy_scale_cuda(tn_device *device, tn_dtype dtype, const tn_tensor *dout, const int64_t *target, int64_t rows,
+                                           int64_t ignore_index, void *scale, void *scratch, void *stream) {
     cudaStream_t s = (cudaStream_t)stream;
-    upstream_scalar by = {dout ? dout->data : NULL, dout ? dout->dtype : TN_F32};
+    upstream_scalar by = { dout ? dout->data : NULL, dout ? dout->dtype : TN_F32 };
     TN_WITH_FLOAT(dtype, T, {
         launch_sums<float>((double *)scratch, NULL, target, rows, ignore_index, s);
         divide_by_count<tn_wide<T>><<<1, PART_THREADS, 0, s>>>((tn_wide<T> *)scale, false, by, (const double *)scratch, part_count(rows));

@@ -19,7 +19,8 @@
 #define ENTROPY_WARP_BLOCK 256
 
 __device__ __forceinline__ double entropy_exp(double x) { return exp(x); }
-/* e^x for x <= 0 as 2^(x log2 e), by one instruction. The product's rounding costs |x| 2^-24 of the result: much only where that is nothing. */
+/* e^x for x <= 0 as 2^(x log2 e), by one instruction. The product's rounding costs |x| 2^-24 of the result: much only where that is
+ * nothing. */
 __device__ __forceinline__ float entropy_exp(float x) {
     float power;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * 1.4426950408889634f));
@@ -87,6 +88,8 @@ static inline unsigned entropy_threads(int64_t v, int64_t pack) {
     int64_t packs = v / pack;
     return v <= ENTROPY_WARP_ROW ? ENTROPY_WARP_BLOCK : packs < 2048 ? 128 : packs < 8192 ? 256 : 512;
 }
-static inline unsigned entropy_blocks(int64_t rows, int64_t v) { return tn_blocks(rows, v <= ENTROPY_WARP_ROW ? ENTROPY_WARP_BLOCK / TN_WARP : 1); }
+static inline unsigned entropy_blocks(int64_t rows, int64_t v) {
+    return tn_blocks(rows, v <= ENTROPY_WARP_ROW ? ENTROPY_WARP_BLOCK / TN_WARP : 1);
+}
 
 #endif

@@ -1,6 +1,6 @@
 /* linear_cross_entropy on CUDA: chunks of rows, whose logits lie in scratch in the data's dtype, with rows padded to whole 16 bytes. Where
- * gradients are wanted, forward turns a chunk's logits into dlogits in place and feeds both products from them; backward scales the results.
- * dweight is summed over the chunks in f32 (f64). */
+ * gradients are wanted, forward turns a chunk's logits into dlogits in place and feeds both products from them; backward scales the
+ * results. dweight is summed over the chunks in f32 (f64). */
 #include "../../libtensor/cuda_primitives.h"
 #include "../../libtensor/gemm_cuda.h"
 #include "../op_support.h"

@@ -25,8 +25,10 @@ __device__ __forceinline__ float power_of_2(float x) {
 /* The larger of the elements of two packs, place by place. A NaN is passed over; the sum meets it. */
 template <typename T> __device__ __forceinline__ uint4 larger_of(uint4 a, uint4 b);
 template <> __device__ __forceinline__ uint4 larger_of<float>(uint4 a, uint4 b) {
-    return make_uint4(__float_as_uint(fmaxf(__uint_as_float(a.x), __uint_as_float(b.x))), __float_as_uint(fmaxf(__uint_as_float(a.y), __uint_as_float(b.y))),
-                      __float_as_uint(fmaxf(__uint_as_float(a.z), __uint_as_float(b.z))), __float_as_uint(fmaxf(__uint_as_float(a.w), __uint_as_float(b.w))));
+    return make_uint4(__float_as_uint(fmaxf(__uint_as_float(a.x), __uint_as_float(b.x))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.y), __uint_as_float(b.y))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.z), __uint_as_float(b.z))),
+                      __float_as_uint(fmaxf(__uint_as_float(a.w), __uint_as_float(b.w))));
 }
 __device__ __forceinline__ uint32_t larger_pair(uint32_t a, uint32_t b) {
     __nv_bfloat162 most = __hmax2(*(__nv_bfloat162 *)&a, *(__nv_bfloat162 *)&b);
@@ -171,10 +173,12 @@ __global__ void __launch_bounds__(SCALED_THREADS) scale_packs(T *to, const T *fr
         for (int j = 0; j < n; j++) scaled.at[j] = tn_narrow<T>(tn_raw_element<T>(raw[u], j) * scale);
         if (pack < packs) tn_store_pack(to + pack * n, scaled);
     }
-    if (blockIdx.x == 0 && packs * n + threadIdx.x < numel) to[packs * n + threadIdx.x] = tn_narrow<T>(tn_widen(from[packs * n + threadIdx.x]) * scale);
+    if (blockIdx.x == 0 && packs * n + threadIdx.x < numel)
+        to[packs * n + threadIdx.x] = tn_narrow<T>(tn_widen(from[packs * n + threadIdx.x]) * scale);
 }
 
-template <typename T, typename By> static void launch_scaled(const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, bool packed, cudaStream_t stream) {
+template <typename T, typename By>
+static void launch_scaled(const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, bool packed, cudaStream_t stream) {
     int64_t packs = to->numel / tn_pack<T>::n;
     if constexpr (sizeof(T) < 8) {
         if (packed && packs > 0) {
@@ -184,10 +188,11 @@ template <typename T, typename By> static void launch_scaled(const tn_tensor *to
         }
     }
     scale_elements<T, By><<<tn_blocks(to->numel, SCALED_THREADS), SCALED_THREADS, 0, stream>>>((T *)to->data, (const T *)from->data,
-                                                                                           (const By *)dout->data, to->numel);
+                                                                                               (const By *)dout->data, to->numel);
 }
 
-extern "C" tn_status tn_entropy_scaled_cuda(tn_device *device, const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout, void *stream) {
+extern "C" tn_status tn_entropy_scaled_cuda(tn_device *device, const tn_tensor *to, const tn_tensor *from, const tn_tensor *dout,
+                                            void *stream) {
     bool packed = device->cuda_path != TN_CUDA_PLAIN && tn_aligned16(to->data) && tn_aligned16(from->data);
     if (to->numel == 0) return TN_OK;
     if (to->dtype != dout->dtype) launch_scaled<tn_cuda_bf16, float>(to, from, dout, packed, (cudaStream_t)stream);

@@ -136,9 +136,7 @@ __device__ __forceinline__ void sort_long_rows(const tn_index_lists &lists, int6
     }
 }
 
-template <typename T, int N> struct alignas(N * sizeof(T)) column_group {
-    T at[N];
-};
+template <typename T, int N> struct alignas(N * sizeof(T)) column_group { T at[N]; };
 
 /* What a lane has of the sum of some places: columns lane, lane + 32, ... of a panel, in groups of N. */
 template <typename T, int N, int Panel> struct panel_sum {
@@ -250,7 +248,8 @@ template <typename T, int N> __global__ void __launch_bounds__(THREADS, 3) sum_p
     }
 }
 
-/* A block adds the pieces' sums of a long row in 32 columns: eight slices of the pieces, each in order, then the slices in order; in f64. */
+/* A block adds the pieces' sums of a long row in 32 columns: eight slices of the pieces, each in order, then the slices in order; in
+ * f64. */
 template <typename T> __global__ void __launch_bounds__(PARTS_COLUMNS *PARTS_SLICES) sum_parts(row_sums<T> s) {
     __shared__ double of_slice[PARTS_SLICES][PARTS_COLUMNS];
     tn_wait_for_last();
@@ -287,7 +286,8 @@ extern "C" size_t tn_row_sums_bytes(tn_dtype dtype, int64_t n, int64_t n_rows, i
 }
 
 /* Starts a kernel that waits for the one before by itself; the launch is over by then. */
-template <typename T> static void start_behind(void (*kernel)(row_sums<T>), unsigned blocks, dim3 threads, const row_sums<T> &s, cudaStream_t stream) {
+template <typename T>
+static void start_behind(void (*kernel)(row_sums<T>), unsigned blocks, dim3 threads, const row_sums<T> &s, cudaStream_t stream) {
     cudaLaunchAttribute early;
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -344,7 +344,8 @@ extern "C" int tn_row_sums_cuda(const tn_row_sums *sums, void *scratch, void *st
     if (error != cudaSuccess) return (int)error;
     void *parts = (char *)scratch + tn_index_lists_bytes(sums->n, sums->n_rows);
     TN_WITH_FLOAT(sums->dtype, T, {
-        row_sums<T> s = { (const T *)sums->rows, (T *)sums->table, (tn_wide<T> *)parts, lists, sums->n, sums->n_rows, sums->width, 0, sums->hopper };
+        row_sums<T> s = { (const T *)sums->rows, (T *)sums->table, (tn_wide<T> *)parts, lists, sums->n, sums->n_rows, sums->width, 0,
+                          sums->hopper };
         choose_width<T>(sums, s, on);
     });
     return (int)cudaGetLastError();

@@ -114,6 +114,7 @@ int tn_index_list_places(const tn_index_source *source, const tn_index_lists *li
     tn_index_source by = *source;
     tn_index_lists in = *lists;
     void *arguments[] = { &by, &in };
-    return (int)cudaLaunchCooperativeKernel((const void *)list_places, dim3((unsigned)(blocks < multiprocessors ? blocks : multiprocessors)), dim3(LIST_THREADS), arguments,
-                                            0, (cudaStream_t)stream);
+    return (int)cudaLaunchCooperativeKernel((const void *)list_places,
+                                            dim3((unsigned)(blocks < multiprocessors ? blocks : multiprocessors)), dim3(LIST_THREADS),
+                                            arguments, 0, (cudaStream_t)stream);
 }

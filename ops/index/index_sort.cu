@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(SCAN_THREADS) sum_before(uint32_t *counts, int
     }
 }
 
-__global__ void __launch_bounds__(THREADS)
-    place_keys(sort_keys source, int64_t n, int rounds, int shift, const uint32_t *begins, int64_t n_tiles, uint32_t *keys, uint32_t *places) {
+__global__ void __launch_bounds__(THREADS) place_keys(sort_keys source, int64_t n, int rounds, int shift, const uint32_t *begins,
+                                                      int64_t n_tiles, uint32_t *keys, uint32_t *places) {
     __shared__ uint32_t next[WARPS][DIGITS]; /* where a warp's next key of a digit goes */
     int lane = threadIdx.x % TN_WARP, warp = threadIdx.x / TN_WARP;
     int64_t tile = blockIdx.x, begin = (tile * THREADS + warp * TN_WARP) * rounds;

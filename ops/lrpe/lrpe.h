@@ -8,9 +8,9 @@
  * feature's angle is its coordinate times its theta:
  *     rotate  [x1, x2] -> [x1 cos A - x2 sin A, x1 sin A + x2 cos A]    halves, W = d / 2 angles, o has width d
  *     cosine  x        -> [x cos A, x sin A]                            W = d angles, o has width 2d
- * theta [h, w] or [1, w] is f32 (f64 beside f64) and serves the axes one after the other, w features each, cut to W in all; features that no
- * axis reaches do not turn. w = 1 gives every axis ceil(W / axes) features of the same theta.
- * offset_t, a scalar i64 tensor or NULL, is read by the kernels on the device, so that a recorded step can be replayed further along.
+ * theta [h, w] or [1, w] is f32 (f64 beside f64) and serves the axes one after the other, w features each, cut to W in all; features that
+ * no axis reaches do not turn. w = 1 gives every axis ceil(W / axes) features of the same theta. offset_t, a scalar i64 tensor or NULL, is
+ * read by the kernels on the device, so that a recorded step can be replayed further along.
  *
  * Saved for backward, in bytes, with `wide` = 4 (8 for f64):
  *     x      numel x element size, if act is not none or theta wants a gradient

@@ -7,8 +7,8 @@
 
 namespace {
 
-/* One row's features of all of the block's batches. `angle` gets dA summed over them where Wants. With Early the next batch's packs are asked
- * for before this one's are worked on, which pays where that takes long, and takes registers. */
+/* One row's features of all of the block's batches. `angle` gets dA summed over them where Wants. With Early the next batch's packs are
+ * asked for before this one's are worked on, which pays where that takes long, and takes registers. */
 template <typename T, int Kind, int Act, bool Early, bool Wants>
 __device__ __forceinline__ void backward_row(const lrpe_job &job, const lrpe_place &at, int64_t begin, int64_t end, float *position,
                                              float *angle) {

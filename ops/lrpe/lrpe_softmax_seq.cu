@@ -383,8 +383,8 @@ __device__ __forceinline__ float sum_warps(const slab_scratch *scratch, int colu
     return total;
 }
 
-/* An exponential is made once: of a slab in bf16 it takes x's place in shared memory, times 2^14 in f16, which has three bits more than bf16
- * down to 4e-9 of the largest and as many down to 5e-10. In f32 it is made anew. */
+/* An exponential is made once: of a slab in bf16 it takes x's place in shared memory, times 2^14 in f16, which has three bits more than
+ * bf16 down to 4e-9 of the largest and as many down to 5e-10. In f32 it is made anew. */
 template <typename T> struct slab_weight {
     static constexpr float scale = sizeof(T) == 4 ? 1.0f : 0x1p14f, back = 1.0f / scale;
 

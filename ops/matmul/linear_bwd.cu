@@ -26,7 +26,7 @@ template <int Act, typename W> __device__ __forceinline__ W known_slope(W saved)
     return Act == TN_SILU || Act == TN_GELU ? tn_act_slope<Act, W>(saved) : tn_act_slope_at_output<Act, W>(saved);
 }
 template <int Act, typename W> __device__ __forceinline__ W slope_at(int act, W saved) {
-    if (Act != RUNTIME_ACT) return known_slope<Act == RUNTIME_ACT ? (int)TN_NONE : Act, W>(saved);
+    if (Act != RUNTIME_ACT) return known_slope < Act == RUNTIME_ACT ? (int)TN_NONE : Act, W > (saved);
     W slope = 1;
     TN_WITH_ACT(act, Known, slope = (known_slope<Known, W>(saved)));
     return slope;
@@ -59,8 +59,8 @@ template <typename T, bool Packed> struct column_group {
 };
 
 template <typename T, int Act, bool Packed>
-__global__ void __launch_bounds__(PANEL_LANES *PANEL_ROWS)
-    linear_slopes(T *dsum, tn_wide<T> *parts, const T *dout, const T *saved, int act, int64_t rows, int64_t n, int64_t grain, int64_t panels) {
+__global__ void __launch_bounds__(PANEL_LANES *PANEL_ROWS) linear_slopes(T *dsum, tn_wide<T> *parts, const T *dout, const T *saved, int act,
+                                                                         int64_t rows, int64_t n, int64_t grain, int64_t panels) {
     typedef tn_wide<T> W;
     typedef column_group<T, Packed> group;
     __shared__ W of_row[PANEL_ROWS][group::n][PANEL_LANES];
@@ -145,8 +145,8 @@ extern "C" size_t tn_linear_parts_bytes(tn_dtype dtype, int64_t rows, int64_t n)
 template <typename T, int Act, bool Packed> static void launch(const tn_linear_slopes &job, cudaStream_t stream) {
     int64_t panels = panel_count(job.n, column_group<T, Packed>::n), runs = run_count(job.dout->dtype, job.rows, job.n);
     linear_slopes<T, Act, Packed><<<tn_blocks(runs * panels, 1), dim3(PANEL_LANES, PANEL_ROWS), 0, stream>>>(
-        (T *)job.dsum, (tn_wide<T> *)(job.dbias ? job.parts : NULL), (const T *)job.dout->data, (const T *)job.saved, job.act, job.rows, job.n,
-        run_rows(job.dout->dtype, job.rows, job.n), panels);
+        (T *)job.dsum, (tn_wide<T> *)(job.dbias ? job.parts : NULL), (const T *)job.dout->data, (const T *)job.saved, job.act, job.rows,
+        job.n, run_rows(job.dout->dtype, job.rows, job.n), panels);
 }
 
 template <typename T> static bool can_pack(const tn_op_call *call, const tn_linear_slopes &job) {
@@ -155,7 +155,8 @@ template <typename T> static bool can_pack(const tn_op_call *call, const tn_line
 }
 
 static void launch_for_dtype(const tn_op_call *call, const tn_linear_slopes &job, cudaStream_t stream) {
-    if (job.dout->dtype == TN_BF16 && can_pack<tn_cuda_bf16>(call, job)) TN_WITH_ACT(job.act, Act, (launch<tn_cuda_bf16, Act, true>(job, stream)))
+    if (job.dout->dtype == TN_BF16 && can_pack<tn_cuda_bf16>(call, job))
+        TN_WITH_ACT(job.act, Act, (launch<tn_cuda_bf16, Act, true>(job, stream)))
     else if (job.dout->dtype == TN_F32 && can_pack<float>(call, job)) TN_WITH_ACT(job.act, Act, (launch<float, Act, true>(job, stream)))
     else if (job.act == TN_NONE) TN_WITH_FLOAT(job.dout->dtype, T, (launch<T, TN_NONE, false>(job, stream)));
     else TN_WITH_FLOAT(job.dout->dtype, T, (launch<T, RUNTIME_ACT, false>(job, stream)));

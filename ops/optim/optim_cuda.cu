@@ -21,7 +21,8 @@ struct optim_record {
     int64_t first_piece; /* pieces of the tensors before it in this launch */
     int64_t first_part;  /* where its parts of the norm go */
     void *p, *g, *master, *first, *second;
-    double rate, keep, root_scale, decay; /* with a schedule, rate is what the learning rate is scaled by, and keep and root_scale are not used */
+    double rate, keep, root_scale,
+        decay; /* with a schedule, rate is what the learning rate is scaled by, and keep and root_scale are not used */
 };
 
 struct optim_batch {
@@ -54,9 +55,7 @@ __device__ __forceinline__ optim_piece piece_of(const optim_batch &batch) {
 /* ---- groups of neighbouring elements ---- */
 
 /* N elements of T by one access of 8 or 16 bytes, or one element. */
-template <typename T, int N> struct alignas(N * sizeof(T)) element_group {
-    T at[N];
-};
+template <typename T, int N> struct alignas(N * sizeof(T)) element_group { T at[N]; };
 template <typename T, int N> __device__ __forceinline__ void load_group(const void *from, int64_t at, tn_wide<T> (&to)[N]) {
     const element_group<T, N> group = *(const element_group<T, N> *)((const T *)from + at);
 #pragma unroll
@@ -70,7 +69,10 @@ template <typename T, int N> __device__ __forceinline__ void store_group(void *t
         tn_store_pack((T *)to + at, *(const tn_pack<T> *)&group);
     } else if constexpr (N > 1) { /* 8 bytes, by assembly for tn_store_pack's reason */
         const uint2 words = *(const uint2 *)&group;
-        asm volatile("st.global.v2.b32 [%0], {%1, %2};" : : "l"(__cvta_generic_to_global((T *)to + at)), "r"(words.x), "r"(words.y) : "memory");
+        asm volatile("st.global.v2.b32 [%0], {%1, %2};"
+                     :
+                     : "l"(__cvta_generic_to_global((T *)to + at)), "r"(words.x), "r"(words.y)
+                     : "memory");
     } else {
         ((T *)to)[at] = group.at[0];
     }
@@ -87,7 +89,8 @@ template <bool Packed, typename Body> __device__ __forceinline__ void over_piece
     for (int64_t i = tail + threadIdx.x; i < piece.end; i += THREADS) body.template run<1>(i);
 }
 
-/* Updates take four elements at once, so that moments and masters (f32) go by 16 bytes and warps by whole lines; sums and scaling 16 bytes. */
+/* Updates take four elements at once, so that moments and masters (f32) go by 16 bytes and warps by whole lines; sums and scaling 16
+ * bytes. */
 #define STEP_GROUP 4
 
 /* ---- parameters in f64 and f32, or in bf16 with a master ---- */
@@ -109,17 +112,13 @@ template <typename T, int N> __device__ __forceinline__ void store_parameter(con
 
 /* ---- the rules ---- */
 
-template <typename W> struct adamw_rule {
-    W beta1, beta2, rest1, rest2, eps;
-};
+template <typename W> struct adamw_rule { W beta1, beta2, rest1, rest2, eps; };
 
-template <typename W> struct adamw_rates {
-    W keep, rate, root_scale;
-};
+template <typename W> struct adamw_rates { W keep, rate, root_scale; };
 
 /* As set_rates in optim.c makes them, from what the device knows; without contraction, so that the bits are the same. */
 template <typename W> __device__ __forceinline__ adamw_rates<W> rates_of(const optim_record &t, const double *schedule) {
-    adamw_rates<W> rates = {(W)t.keep, (W)t.rate, (W)t.root_scale};
+    adamw_rates<W> rates = { (W)t.keep, (W)t.rate, (W)t.root_scale };
     if (schedule) {
         double lr = __dmul_rn(schedule[TN_SCHEDULE_LR], t.rate);
         rates.keep = (W)__dsub_rn(1.0, __dmul_rn(lr, t.decay));
@@ -188,16 +187,17 @@ template <typename T> struct sgd_body {
 };
 
 template <typename T, bool Packed>
-__global__ void __launch_bounds__(THREADS) adamw_step(const __grid_constant__ optim_batch batch, const __grid_constant__ adamw_rule<tn_wide<T>> rule,
-                                                      const double *schedule) {
+__global__ void __launch_bounds__(THREADS)
+    adamw_step(const __grid_constant__ optim_batch batch, const __grid_constant__ adamw_rule<tn_wide<T>> rule, const double *schedule) {
     optim_piece piece = piece_of(batch);
     const optim_record &t = batch.tensor[piece.tensor];
-    over_piece<Packed>(piece, adamw_body<T>{t, rule, rates_of<tn_wide<T>>(t, schedule)});
+    over_piece<Packed>(piece, adamw_body<T>{ t, rule, rates_of<tn_wide<T>>(t, schedule) });
 }
 template <typename T, bool Packed>
-__global__ void __launch_bounds__(THREADS) sgd_step(const __grid_constant__ optim_batch batch, const __grid_constant__ sgd_rule<tn_wide<T>> rule) {
+__global__ void __launch_bounds__(THREADS)
+    sgd_step(const __grid_constant__ optim_batch batch, const __grid_constant__ sgd_rule<tn_wide<T>> rule) {
     optim_piece piece = piece_of(batch);
-    over_piece<Packed>(piece, sgd_body<T>{batch.tensor[piece.tensor], rule});
+    over_piece<Packed>(piece, sgd_body<T>{ batch.tensor[piece.tensor], rule });
 }
 
 /* ---- the norm of all gradients ---- */
@@ -215,11 +215,12 @@ template <typename T> struct squares_body {
     }
 };
 
-template <typename T, bool Packed> __global__ void __launch_bounds__(THREADS) sum_squares(const __grid_constant__ optim_batch batch, double *parts) {
+template <typename T, bool Packed>
+__global__ void __launch_bounds__(THREADS) sum_squares(const __grid_constant__ optim_batch batch, double *parts) {
     __shared__ double scratch[TN_WARP];
     optim_piece piece = piece_of(batch);
     double sum = 0;
-    over_piece<Packed>(piece, squares_body<T>{batch.tensor[piece.tensor], sum});
+    over_piece<Packed>(piece, squares_body<T>{ batch.tensor[piece.tensor], sum });
     sum = tn_block_sum(sum, scratch);
     if (threadIdx.x == 0) parts[batch.tensor[piece.tensor].first_part + piece.number] = sum;
 }
@@ -256,7 +257,7 @@ __global__ void __launch_bounds__(THREADS) scale_gradients(const __grid_constant
     double factor = max_norm / (*norm + against_zero);
     if (factor >= 1) return;
     optim_piece piece = piece_of(batch);
-    over_piece<Packed>(piece, scale_body<T>{batch.tensor[piece.tensor], (tn_wide<T>)factor});
+    over_piece<Packed>(piece, scale_body<T>{ batch.tensor[piece.tensor], (tn_wide<T>)factor });
 }
 
 /* ---- launches ---- */
@@ -271,12 +272,13 @@ static optim_record record_of(const tn_optim_list *list, const tn_optim_tensor &
 }
 
 static bool can_pack(const tn_optim_list *list, const tn_optim_tensor &t) {
-    return t.dtype != TN_F64 && list->device->cuda_path != TN_CUDA_PLAIN && tn_aligned16(t.p) && tn_aligned16(t.g) && tn_aligned16(t.master) &&
-           tn_aligned16(t.first) && tn_aligned16(t.second);
+    return t.dtype != TN_F64 && list->device->cuda_path != TN_CUDA_PLAIN && tn_aligned16(t.p) && tn_aligned16(t.g) &&
+           tn_aligned16(t.master) && tn_aligned16(t.first) && tn_aligned16(t.second);
 }
 
 /* job.launch<T, Packed>(batch) for the tensors of one dtype that can (cannot) be read in packs. */
-template <typename T, bool Packed, typename Job> static cudaError_t launch_batches(const tn_optim_list *list, tn_dtype dtype, const Job &job) {
+template <typename T, bool Packed, typename Job>
+static cudaError_t launch_batches(const tn_optim_list *list, tn_dtype dtype, const Job &job) {
     const int64_t most_pieces = 0x7fffffff;
     optim_batch batch;
     batch.n_tensors = 0;
@@ -315,7 +317,7 @@ struct adamw_job {
 
     template <typename T, bool Packed> void launch(const optim_batch &batch) const {
         typedef tn_wide<T> W;
-        adamw_rule<W> rule = {(W)args->beta1, (W)args->beta2, (W)(1 - args->beta1), (W)(1 - args->beta2), (W)args->eps};
+        adamw_rule<W> rule = { (W)args->beta1, (W)args->beta2, (W)(1 - args->beta1), (W)(1 - args->beta2), (W)args->eps };
         adamw_step<T, Packed><<<(unsigned)batch.n_pieces, THREADS, 0, stream>>>(batch, rule, schedule);
     }
 };
@@ -325,7 +327,7 @@ struct sgd_job {
     cudaStream_t stream;
 
     template <typename T, bool Packed> void launch(const optim_batch &batch) const {
-        sgd_rule<tn_wide<T>> rule = {(tn_wide<T>)args->momentum, args->nesterov};
+        sgd_rule<tn_wide<T>> rule = { (tn_wide<T>)args->momentum, args->nesterov };
         sgd_step<T, Packed><<<(unsigned)batch.n_pieces, THREADS, 0, stream>>>(batch, rule);
     }
 };
@@ -350,19 +352,21 @@ struct scale_job {
 };
 
 static tn_status adamw(const tn_optim_list *list, const tn_adamw_args *args) {
-    return launch_all(list, "adamw", adamw_job{args, list->schedule, (cudaStream_t)list->stream});
+    return launch_all(list, "adamw", adamw_job{ args, list->schedule, (cudaStream_t)list->stream });
 }
 
-static tn_status sgd(const tn_optim_list *list, const tn_sgd_args *args) { return launch_all(list, "sgd", sgd_job{args, (cudaStream_t)list->stream}); }
+static tn_status sgd(const tn_optim_list *list, const tn_sgd_args *args) {
+    return launch_all(list, "sgd", sgd_job{ args, (cudaStream_t)list->stream });
+}
 
 static tn_status clip(const tn_optim_list *list, double max_norm, double *norm, double *parts) {
     cudaStream_t stream = (cudaStream_t)list->stream;
-    tn_status status = launch_all(list, "norm of gradients", squares_job{parts, stream});
+    tn_status status = launch_all(list, "norm of gradients", squares_job{ parts, stream });
     if (status != TN_OK) return status;
     finish_norm<<<1, NORM_THREADS, 0, stream>>>(norm, parts, list->n_chunks);
     status = tn_cuda_said(list->device, (int)cudaGetLastError(), "norm of gradients");
     if (status != TN_OK || isinf(max_norm)) return status;
-    return launch_all(list, "clipping of gradients", scale_job{norm, max_norm, stream});
+    return launch_all(list, "clipping of gradients", scale_job{ norm, max_norm, stream });
 }
 
-extern "C" const tn_optim_kernels tn_optim_kernels_cuda = {adamw, sgd, clip};
+extern "C" const tn_optim_kernels tn_optim_kernels_cuda = { adamw, sgd, clip };
