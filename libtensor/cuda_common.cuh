@@ -53,6 +53,9 @@ template <typename T> __device__ __forceinline__ void tn_store_pack(T *to, const
 __device__ __forceinline__ uint4 tn_load_raw(const void *from) { return *reinterpret_cast<const uint4 *>(from); }
 __device__ __forceinline__ uint32_t tn_word_of(const uint4 &raw, int i) { return i == 0 ? raw.x : i == 1 ? raw.y : i == 2 ? raw.z : raw.w; }
 template <typename T> __device__ __forceinline__ tn_wide<T> tn_raw_element(const uint4 &raw, int j);
+template <> __device__ __forceinline__ double tn_raw_element<double>(const uint4 &raw, int j) {
+    return j == 0 ? __hiloint2double((int)raw.y, (int)raw.x) : __hiloint2double((int)raw.w, (int)raw.z);
+}
 template <> __device__ __forceinline__ float tn_raw_element<float>(const uint4 &raw, int j) { return __uint_as_float(tn_word_of(raw, j)); }
 template <> __device__ __forceinline__ float tn_raw_element<tn_cuda_bf16>(const uint4 &raw, int j) {
     uint32_t word = tn_word_of(raw, j / 2);

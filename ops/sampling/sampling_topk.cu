@@ -4,11 +4,12 @@
  * round), and among equal keys its place. No two ranks are equal, so whatever order threads run in, the result is one.
  *
  *     lines of at most 256 elements    a warp keeps the line in registers and takes the best of what is left, k times
- *     longer ones                      a block finds the rank of the k-th by its digits, 8 bits at a time from the highest on: it counts
- *                                      the digits of the elements that may still be it, and goes on in the digit where the k-th falls,
- *                                      until exactly k elements are above; the k are collected and sorted
- *
- * A line of 50000 is read about five times, mostly from L2. */
+ *     longer ones, dense, k <= 256     a block reads the line once for the best key of each of its 512 threads. The k-th of these bests is a
+ *                                      bound: at least k elements reach it, and of numbers in no order few more do (for k = 50 of 50000
+ *                                      some 53). A second reading, from L2, collects those that do, and they are sorted
+ *     all others, and lines in which   a block finds the rank of the k-th by its digits, 8 bits at a time from the highest on: it counts
+ *     more than 1024 reach the bound   the digits of the elements that may still be it, and goes on in the digit where the k-th falls,
+ *                                      until exactly k elements are above; the k are collected and sorted. About five readings */
 #include "sampling_internal.h"
 
 #include "../../libtensor/cuda_common.cuh"
@@ -19,8 +20,10 @@
 #define WARP_LINE 256 /* elements a warp keeps */
 #define OWN (WARP_LINE / TN_WARP)
 #define DIGITS 256
-#define ROOM 1024       /* candidates that fit into shared memory; more are sorted in scratch */
-#define MOST_BLOCKS 256 /* of those with scratch */
+#define ROOM 1024                /* candidates that fit into shared memory; more are sorted in scratch */
+#define BOUND_MOST (THREADS / 2) /* k up to which a bound is looked for */
+#define DEPTH 4                  /* packs that a thread asks for at once */
+#define MOST_BLOCKS 256          /* of those with scratch */
 
 template <typename T> struct key_type { typedef uint32_t type; };
 template <> struct key_type<double> { typedef uint64_t type; };
@@ -51,7 +54,7 @@ template <typename T> struct topk_lines {
     T *values;
     int64_t *indices;
     int64_t outer, axis, inner, k;
-    bool largest;
+    bool largest, packed; /* packed: lines are dense and consist of whole packs */
 
     __device__ __forceinline__ const T *line(int64_t i) const { return x + i / inner * axis * inner + i % inner; }
     __device__ __forceinline__ void put(int64_t i, int64_t rank, const T *from, uint32_t place) const {
@@ -100,7 +103,42 @@ template <typename T> __global__ void __launch_bounds__(WARP_THREADS) topk_short
     }
 }
 
-/* ---- a block per line ---- */
+/* ---- a block per line: by a bound ---- */
+
+/* take(key, place) for the thread's share of a dense line. */
+template <typename T, typename Take> __device__ __forceinline__ void for_own(const topk_lines<T> &t, const T *line, Take take) {
+    constexpr int PACK = tn_pack<T>::n;
+    if (!t.packed) {
+        for (int64_t place = threadIdx.x; place < t.axis; place += THREADS) take(key_of(tn_widen(line[place]), t.largest), (uint32_t)place);
+        return;
+    }
+    for (int64_t first = (int64_t)threadIdx.x * PACK; first < t.axis; first += DEPTH * THREADS * PACK) {
+        uint4 raw[DEPTH];
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++)
+            if (first + d * THREADS * PACK < t.axis) raw[d] = tn_load_raw(line + first + d * THREADS * PACK);
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++)
+            if (first + d * THREADS * PACK < t.axis)
+#pragma unroll
+                for (int j = 0; j < PACK; j++)
+                    take(key_of(tn_raw_element<T>(raw[d], j), t.largest), (uint32_t)(first + d * THREADS * PACK + j));
+    }
+}
+
+/* The highest key that the bests of at least k threads reach. A bf16's lower bits are all alike. */
+template <typename T, typename K> __device__ __forceinline__ K bound_of(const topk_lines<T> &t, const T *line) {
+    constexpr int BITS = 8 * (int)sizeof(K), LAST = sizeof(T) == 2 ? 16 : 0;
+    K best = 0, bound = 0;
+    for_own(t, line, [&](K key, uint32_t) { best = key > best ? key : best; });
+    for (int bit = BITS - 1; bit >= LAST; bit--) {
+        K trial = bound | (K)1 << bit;
+        if (__syncthreads_count(best >= trial) >= t.k) bound = trial;
+    }
+    return bound;
+}
+
+/* ---- a block per line: by digits ---- */
 
 /* Digit d of a rank from the highest on: those of the key, then those of the place, of which smaller ones come first. */
 template <typename K> __device__ __forceinline__ uint32_t digit_of(K key, uint32_t place, int d) {
@@ -178,16 +216,41 @@ static __host__ __device__ __forceinline__ int64_t power_from(int64_t k) {
     return size;
 }
 
+/* False where so many reach the bound that there is no room for them. */
+template <typename T, typename K>
+__device__ bool put_by_bound(const topk_lines<T> &t, int64_t i, const T *line, candidate<K> *room, uint32_t *n_found) {
+    if (threadIdx.x == 0) *n_found = 0;
+    K bound = bound_of<T, K>(t, line);
+    for_own(t, line, [&](K key, uint32_t place) {
+        if (key < bound) return;
+        uint32_t at = atomicAdd(n_found, 1u);
+        if (at < ROOM) room[at] = candidate<K>{ key, place };
+    });
+    __syncthreads();
+    uint32_t found = *n_found;
+    if (found <= ROOM) {
+        uint32_t size = (uint32_t)power_from(found);
+        for (uint32_t at = found + threadIdx.x; at < size; at += THREADS) room[at] = candidate<K>{ 0, UINT32_MAX };
+        __syncthreads();
+        sort_candidates(room, size);
+        for (int64_t rank = threadIdx.x; rank < t.k; rank += THREADS) t.put(i, rank, line, room[rank].place);
+    }
+    __syncthreads();
+    return found <= ROOM;
+}
+
 template <typename T>
 __global__ void __launch_bounds__(THREADS) topk_long_lines(topk_lines<T> t, candidate<typename key_type<T>::type> *scratch) {
     typedef typename key_type<T>::type K;
     __shared__ uint32_t count[DIGITS];
     __shared__ candidate<K> room[ROOM];
     __shared__ uint32_t n_found;
+    bool bounded = t.inner == 1 && t.k <= BOUND_MOST;
     int64_t size = power_from(t.k);
     candidate<K> *list = scratch ? scratch + blockIdx.x * size : room;
     for (int64_t i = blockIdx.x; i < t.outer * t.inner; i += gridDim.x) {
         const T *line = t.line(i);
+        if (bounded && put_by_bound<T, K>(t, i, line, room, &n_found)) continue;
         int n;
         candidate<K> threshold = find_threshold<T, K>(t, line, count, &n);
         if (threadIdx.x == 0) n_found = 0;
@@ -248,7 +311,8 @@ template <typename T> static void start(const tn_op_call *call, const tn_around 
                         around.axis,
                         around.inner,
                         args->k,
-                        args->largest };
+                        args->largest,
+                        around.inner == 1 && tn_aligned16(call->in[0]->data) && around.axis % tn_pack<T>::n == 0 };
     int64_t n_lines = around.outer * around.inner;
     cudaStream_t stream = (cudaStream_t)call->stream;
     if (around.axis <= WARP_LINE) topk_short_lines<T><<<tn_blocks(n_lines, WARP_THREADS / TN_WARP), WARP_THREADS, 0, stream>>>(t);
