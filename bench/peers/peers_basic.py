@@ -196,4 +196,5 @@ def optimizer_tables():
 
 def tables():
     pointwise = pointwise_tables()
-    return pointwise[:1] + gemm_tables() + pointwise[1:] + softmax_tables() + norm_tables() + loss_tables() + random_tables() + optimizer_tables()
+    rest = (softmax_tables, norm_tables, loss_tables, random_tables, optimizer_tables)
+    return pointwise[:1] + gemm_tables() + pointwise[1:] + [table for tables in rest for table in tables()]

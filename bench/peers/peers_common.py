@@ -123,7 +123,8 @@ class Column:
         self.eager_most = eager_most
 
     def providers(self, n, compiled):
-        return (["eager"] if self.eager and not (self.eager_most and n > self.eager_most) else []) + (["compile"] if self.compiles and compiled else []) + list(self.others)
+        eager = self.eager and not (self.eager_most and n > self.eager_most)
+        return ["eager"] * eager + ["compile"] * bool(self.compiles and compiled) + list(self.others)
 
 
 class Table:
