@@ -35,6 +35,30 @@ __device__ __forceinline__ int64_t lowest_key(int64_t) { return INT64_MIN; }
 __device__ __forceinline__ int32_t exchanged(int32_t x, int step) { return __shfl_xor_sync(0xffffffffu, x, step); }
 __device__ __forceinline__ int64_t exchanged(int64_t x, int step) { return __shfl_xor_sync(0xffffffffu, (long long)x, step); }
 
+/* The largest (smallest) of some numbers, a NaN before all others, by an instruction each. */
+template <int U, int N> __device__ __forceinline__ float best_of(const float (&v)[U][N], bool flip) {
+    float x = v[0][0];
+    if (flip) {
+#pragma unroll
+        for (int k = 1; k < U * N; k++) asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(v[k / N][k % N]));
+    } else {
+#pragma unroll
+        for (int k = 1; k < U * N; k++) asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(v[k / N][k % N]));
+    }
+    return x;
+}
+
+/* The first of the numbers that is x, or a NaN where x is one. */
+template <int U, int N> __device__ __forceinline__ int first_of(const float (&v)[U][N], float x) {
+    int at = 0;
+#pragma unroll
+    for (int k = U * N - 1; k >= 0; k--) at = v[k / N][k % N] == x ? k : at;
+    if (x != x)
+#pragma unroll
+        for (int k = U * N - 1; k >= 0; k--) at = v[k / N][k % N] != v[k / N][k % N] ? k : at;
+    return at;
+}
+
 /* ---- the reducer ---- */
 
 template <typename K> struct winner {
@@ -72,15 +96,24 @@ template <typename W> struct extremum {
             }
             return;
         }
-        K key = key_of(v[0][0], flip);
+        K key;
         int at = 0;
+        if constexpr (sizeof(W) == 4) {
+            /* A key for each number would take as long as the memory does. */
+            value x = best_of(v, flip);
+            key = key_of(x, flip);
+            if (key < best.key) return;
+            at = first_of(v, x);
+        } else {
+            key = key_of(v[0][0], flip);
 #pragma unroll
-        for (int k = 1; k < U * N; k++) {
-            K other = key_of(v[k / N][k % N], flip);
-            at = other > key ? k : at;
-            key = other > key ? other : key;
+            for (int k = 1; k < U * N; k++) {
+                K other = key_of(v[k / N][k % N], flip);
+                at = other > key ? k : at;
+                key = other > key ? other : key;
+            }
+            if (key < best.key) return;
         }
-        if (key < best.key) return;
         int64_t here = place[0];
 #pragma unroll
         for (int u = 1; u < U; u++) here = at >= u * N ? place[u] : here;
