@@ -1,8 +1,9 @@
-/* One query for each sequence, against factored keys and values. All heads share bk and bv, so the heads are the rows of two products:
+/* One query for each sequence. Against factored keys and values all heads share bk and bv, so the heads are the rows of two products:
  *
  *     t [heads, keys x rk] = q bk',  s = scale_k * sum_r ak t;      o = (scale_v * av softmax(s)) bv
  *
- * and no key or value is ever made. The keys are worked off in parts, which are merged in order by their sums of exponentials. */
+ * and no key or value is ever made. Keys and values themselves are read once, from one end to the other, and never copied. The keys are
+ * worked off in parts, which are merged in order by their sums of exponentials. */
 #include "attention_cpu.h"
 
 #include <string.h>
@@ -11,6 +12,7 @@
 
 #define DECODE_KEYS 256 /* of a tile */
 #define PART_KEYS 2048  /* of a part, where the keys are split */
+#define ITEMS 4         /* for a thread, where heads do not share what is read */
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
@@ -27,7 +29,7 @@ typedef struct decode_part {
     void *o, *maximum, *sum;
 } decode_part;
 
-bool tn_at_decodes(const tn_at_problem *p) { return p->n == 1 && p->k.rank && !p->cu_seqlens && p->algo != TN_TPA_NAIVE; }
+bool tn_at_decodes(const tn_at_problem *p) { return p->n == 1 && !p->cu_seqlens && p->algo != TN_TPA_NAIVE; }
 
 static decode_frame carve_frame(const tn_at_job *job, tn_at_carver *c) {
     const tn_at_problem *p = &job->p;
@@ -58,6 +60,9 @@ void tn_at_decode_plan(tn_at_job *job, tn_at_carver *c) {
     int64_t m = p->m > 0 ? p->m : 1;
     bool split = p->algo == TN_TPA_BN || p->algo == TN_TPA_AUTO;
     job->heads = p->algo == TN_TPA_BH ? 1 : p->h;
+    /* Whole groups of heads, as many as leave something to do for every thread. */
+    while (!p->k.rank && job->heads % (2 * job->group) == 0 && p->b * (p->h / job->heads) * pieces(m, PART_KEYS) < ITEMS * job->threads)
+        job->heads /= 2;
     job->keys = p->algo == TN_TPA_COMPOSED ? m : smaller(DECODE_KEYS, m);
     job->part_keys = split ? smaller(PART_KEYS, m) : m;
     job->parts = pieces(m, job->part_keys);
@@ -86,10 +91,16 @@ static void decode_tile(const tn_at_job *job, const decode_frame *f, const tn_at
     const tn_at_problem *p = &job->p;
     const tn_at_tile_ops *tile = job->tile;
     int64_t heads = job->heads, by_k = at->count * p->k.rank, by_v = at->count * p->v.rank;
+    for (int64_t g = 0; g < heads; g++) f->seen[g] = at->count;
+    if (!p->k.rank) {
+        tile->scores(p->dtype, &p->k, at, job->group, f->q, job->ld_d, f->s, job->ld_s);
+        tile->soften(heads, at->count, f->seen, f->s, job->ld_s, part->maximum, part->sum, p->e, part->o, p->e);
+        tile->blend(p->dtype, &p->v, at, job->group, f->s, job->ld_s, part->o, p->e);
+        return;
+    }
     const void *bk = rows_of(job, &p->k, at, f->bk);
     tn_at_product(job, false, true, heads, by_k, p->d, f->q, job->ld_d, bk, p->d, 0, f->t, job->ld_k);
     tile->contract(p->dtype, &p->k, at, f->t, job->ld_k, f->s, job->ld_s);
-    for (int64_t g = 0; g < heads; g++) f->seen[g] = at->count;
     tile->soften(heads, at->count, f->seen, f->s, job->ld_s, part->maximum, part->sum, p->e, part->o, p->e);
     tile->expand(p->dtype, &p->v, at, f->s, job->ld_s, f->w, job->ld_v);
     const void *bv = rows_of(job, &p->v, at, f->bv);

@@ -2,6 +2,7 @@
  * and the primitives are. */
 
 #define ROW(tile, ld, i) ((REAL *)(tile) + (i) * (ld))
+#define BLENDED 4 /* tokens that are added to a row of o at once */
 
 /* ---- operands ---- */
 
@@ -184,6 +185,62 @@ TN_SIMD_CLONES static void OF(expand)(tn_dtype dtype, const tn_at_operand *x, co
     FOR_DTYPE(dtype, OF(expand_of), x, at, s, ld_s, t, ld_t);
 }
 
+/* Memory is read from one end to the other: all heads of a token, then the next token. */
+TN_INLINE void OF(scores_of)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, int64_t group, const void *q, int64_t ld_q,
+                             void *s, int64_t ld_s) {
+    REAL factor = (REAL)x->factor;
+    tn_at_place first = *at;
+    first.head = at->head / group;
+    for (int64_t j = 0; j < at->count; j++) {
+        const void *token = tn_elements_after(dtype, x->x, OF(whole_at)(x, &first, j));
+        for (int64_t g = 0; g < at->heads; g++) {
+            const REAL *restrict row = ROW(q, ld_q, g);
+            const void *from = tn_elements_after(dtype, token, g / group * x->width);
+            REAL lane[LANES] = { 0 }, rest = 0;
+            int64_t c = 0;
+            for (; c + LANES <= x->width; c += LANES)
+                for (int l = 0; l < LANES; l++) lane[l] += row[c + l] * LOAD(dtype, from, c + l);
+            for (; c < x->width; c++) rest += row[c] * LOAD(dtype, from, c);
+            ROW(s, ld_s, g)[j] = factor * (OF(fold)(lane) + rest);
+        }
+    }
+}
+TN_SIMD_CLONES static void OF(scores)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, int64_t group, const void *q,
+                                      int64_t ld_q, void *s, int64_t ld_s) {
+    FOR_DTYPE(dtype, OF(scores_of), x, at, group, q, ld_q, s, ld_s);
+}
+
+TN_INLINE void OF(blend_of)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, int64_t group, const void *s, int64_t ld_s,
+                            void *o, int64_t ld_o) {
+    REAL factor = (REAL)x->factor;
+    tn_at_place first = *at;
+    first.head = at->head / group;
+    for (int64_t j = 0; j < at->count; j += BLENDED) {
+        int64_t n = at->count - j < BLENDED ? at->count - j : BLENDED;
+        for (int64_t g = 0; g < at->heads; g++) {
+            const REAL *weight = ROW(s, ld_s, g) + j;
+            REAL *restrict to = ROW(o, ld_o, g);
+            const void *from[BLENDED];
+            for (int64_t i = 0; i < n; i++) from[i] = tn_elements_after(dtype, x->x, OF(whole_at)(x, &first, j + i) + g / group * x->width);
+            if (n == BLENDED) {
+                REAL a = factor * weight[0], b = factor * weight[1], c = factor * weight[2], d = factor * weight[3];
+                for (int64_t i = 0; i < x->width; i++)
+                    to[i] += (a * LOAD(dtype, from[0], i) + b * LOAD(dtype, from[1], i)) +
+                             (c * LOAD(dtype, from[2], i) + d * LOAD(dtype, from[3], i));
+                continue;
+            }
+            for (int64_t k = 0; k < n; k++) {
+                REAL a = factor * weight[k];
+                for (int64_t i = 0; i < x->width; i++) to[i] += a * LOAD(dtype, from[k], i);
+            }
+        }
+    }
+}
+TN_SIMD_CLONES static void OF(blend)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, int64_t group, const void *s,
+                                     int64_t ld_s, void *o, int64_t ld_o) {
+    FOR_DTYPE(dtype, OF(blend_of), x, at, group, s, ld_s, o, ld_o);
+}
+
 TN_SIMD_CLONES static void OF(merge)(int64_t rows, int64_t width, const void *part, const void *part_maximum, const void *part_sum, void *o,
                                      void *maximum, void *sum) {
     for (int64_t i = 0; i < rows; i++) {
@@ -199,6 +256,7 @@ TN_SIMD_CLONES static void OF(merge)(int64_t rows, int64_t width, const void *pa
 }
 
 #undef ROW
+#undef BLENDED
 
 const tn_at_tile_ops OF(tn_at_tiles) = {
     .size = sizeof(REAL),
@@ -214,6 +272,8 @@ const tn_at_tile_ops OF(tn_at_tiles) = {
     .dots = OF(dots),
     .contract = OF(contract),
     .expand = OF(expand),
+    .scores = OF(scores),
+    .blend = OF(blend),
     .merge = OF(merge),
     .start = OF(start),
 };

@@ -43,6 +43,12 @@ typedef struct tn_at_tile_ops {
     void (*contract)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, const void *t, int64_t ld_t, void *s, int64_t ld_s);
     /* t[g][j,r] := factor * a[j,g,r] s[g][j] */
     void (*expand)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, const void *s, int64_t ld_s, void *t, int64_t ld_t);
+    /* Without factors: at->heads of q share them out among those of x, `group` to each. s[g][j] := factor * <q[g], x[j, its head]> */
+    void (*scores)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, int64_t group, const void *q, int64_t ld_q, void *s,
+                   int64_t ld_s);
+    /* o[g] += factor * sum_j s[g][j] x[j, its head] */
+    void (*blend)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, int64_t group, const void *s, int64_t ld_s, void *o,
+                  int64_t ld_o);
     /* Takes part (o [rows, width], maximum, sum) into the whole. */
     void (*merge)(int64_t rows, int64_t width, const void *part, const void *part_maximum, const void *part_sum, void *o, void *maximum,
                   void *sum);
