@@ -45,6 +45,7 @@ static const edge edges[] = {
     { "tpa_attention", { .name = "tiles", .in = { SHAPE(1, 65, 2, 2), SHAPE(1, 65, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 2) } } },
     { "tpa_attention", { .name = "causal", .in = { SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 3), SHAPE(1, 129, 2, 2), SHAPE(1, 129, 2, 2) }, .attrs = "{\"causal\": true}" } },
     /* a query against parts of 2048 keys */
+    { "attention", { .name = "one-query", .in = { SHAPE(1, 1, 4, 2), SHAPE(1, 2051, 2, 2), SHAPE(1, 2051, 2, 1) } } },
     { "tpa_attention", { .name = "parts", .in = { SHAPE(1, 1, 2, 2), SHAPE(1, 1, 2, 3), SHAPE(1, 2049, 2, 2), SHAPE(1, 2049, 2, 3), SHAPE(1, 2049, 2, 2), SHAPE(1, 2049, 2, 2) } } },
     /* chunks of at most 1024 rows, as even as can be; panels of weights, in bf16, of 2^20 elements */
     { "linear_cross_entropy", { .name = "chunks", .in = { SHAPE(2051, 3), SHAPE(11, 3), INDEX(11, 2051) } } },
