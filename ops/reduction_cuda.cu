@@ -3,6 +3,7 @@
 /* ---- plans ---- */
 
 #define MOST_BLOCKS 4096  /* outputs are cut into chunks as long as there are fewer blocks */
+#define MOST_COLUMNS 1536 /* of columns, whose chunks each leave a state for every column, to be merged */
 #define CHUNK_BYTES 16384 /* read by a chunk at least */
 #define BLOCK_BYTES 16384 /* a row of more has a block of its own */
 
@@ -81,11 +82,11 @@ static int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size;
 
 static int64_t within(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-/* `item_bytes` go into one chunkless block of which there are n_blocks. */
-static int64_t chunks_for(int64_t n_blocks, int64_t block_bytes) {
+/* `block_bytes` go into one chunkless block of which there are n_blocks. */
+static int64_t chunks_for(int64_t n_blocks, int64_t block_bytes, int64_t most_blocks) {
     if (n_blocks < 1) return 1;
     int64_t most = block_bytes / CHUNK_BYTES;
-    return within(MOST_BLOCKS / n_blocks, 1, most < 1 ? 1 : most);
+    return within(most_blocks / n_blocks, 1, most < 1 ? 1 : most);
 }
 
 static tn_reduce_cut cut_rows(const tn_reduce_plan &plan, size_t element_bytes, int pack) {
@@ -96,7 +97,7 @@ static tn_reduce_cut cut_rows(const tn_reduce_plan &plan, size_t element_bytes, 
     cut.x = 1;
     if (row_bytes > BLOCK_BYTES) {
         cut.x = TN_REDUCE_THREADS;
-        cut.n_chunks = chunks_for(plan.n_out, row_bytes);
+        cut.n_chunks = chunks_for(plan.n_out, row_bytes, MOST_BLOCKS);
     }
     while (cut.x < lanes && cut.x < TN_WARP) cut.x *= 2;
     for (cut.log_x = 0; 1 << cut.log_x < cut.x; cut.log_x++) continue;
@@ -117,7 +118,8 @@ static tn_reduce_cut cut_columns(const tn_reduce_plan &plan, size_t element_byte
     cut.n_units = plan.across ? plan.n_out / plan.across * cut.n_panels : 0;
     cut.n_chunks = 1;
     if (cut.z == 1)
-        cut.n_chunks = chunks_for(cut.n_units, plan.n_reduced * (width < plan.across ? width : plan.across) * (int64_t)element_bytes);
+        cut.n_chunks =
+            chunks_for(cut.n_units, plan.n_reduced * (width < plan.across ? width : plan.across) * (int64_t)element_bytes, MOST_COLUMNS);
     return cut;
 }
 
