@@ -21,7 +21,8 @@ struct order {
     __device__ __forceinline__ int of_angle(int angle) const { return how == TN_BWD_ROTATE ? (angle >> 3) * 16 + (angle & 7) : angle; }
 };
 
-/* ds = the parts of dS (+ begin), four columns a thread. Where a slice has many parts, runs of threads add up every Runs-th of them, then these. */
+/* ds = the parts of dS (+ begin), four columns a thread. Where a slice has many parts, runs of threads add up every Runs-th of them, then
+ * these. */
 template <int Runs>
 __global__ void __launch_bounds__(256)
     state_sum(tn_bwd_deal deal, order slots, int rows, int e, const float *parts, const float *begin, float *ds) {
@@ -81,8 +82,8 @@ __global__ void off_sum(tn_bwd_deal deal, int64_t slices, int width, const float
 
 enum { THETA_RUNS = 16 };
 
-/* dtheta[head][column]: a block has 32 columns of a head, and for each of them runs: of the head's slices every `slice_runs`-th, and of their pieces
- * every THETA_RUNS / slice_runs-th; then the runs are added. */
+/* dtheta[head][column]: a block has 32 columns of a head, and for each of them runs: of the head's slices every `slice_runs`-th, and of
+ * their pieces every THETA_RUNS / slice_runs-th; then the runs are added. */
 __global__ void __launch_bounds__(32 * THETA_RUNS, 1)
     theta_sum(tn_bwd_deal of_q, tn_bwd_deal of_k, tn_lrpe_grid grid, order slots, int64_t slices, int64_t heads, int slice_runs,
               const float *q_sums, const float *k_sums, float *dtheta) {

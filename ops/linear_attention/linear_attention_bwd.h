@@ -72,8 +72,9 @@ int tn_bwd_shared_q(int width, bool cosine, bool wgmma);
 int tn_bwd_shared_kv(int width, bool cosine, bool wgmma);
 
 #ifdef __CUDACC__
-/* The shared memory that a block of the kernel needs, which it is allowed to have after this, or -1 where that cannot be, or where it is to use
- * wgmma and is not there as code for sm_90a. `known` keeps the answer: it is 0 before the first call, and the same whoever comes first. */
+/* The shared memory that a block of the kernel needs, which it is allowed to have after this, or -1 where that cannot be, or where it is
+ * to use wgmma and is not there as code for sm_90a. `known` keeps the answer: it is 0 before the first call, and the same whoever comes
+ * first. */
 template <typename Kernel> static inline int tn_bwd_ready(Kernel kernel, int bytes, bool wgmma, int *known) {
     int answer = __atomic_load_n(known, __ATOMIC_RELAXED);
     if (answer) return answer;

@@ -16,8 +16,8 @@ template <bool Wgmma> struct broad_shape : tn_bwd_shape<128, true, Wgmma> {
     using rows = tn_bwd_shape<256, false, Wgmma>; /* of q and k */
 };
 
-/* A block's shared memory: the state, stages of q or k and Others tiles behind it, room for what groups tell each other. sm_80 has room for one
- * stage. */
+/* A block's shared memory: the state, stages of q or k and Others tiles behind it, room for what groups tell each other. sm_80 has room for
+ * one stage. */
 template <typename Z_, int Others, int Stages> struct broad_layout {
     using Z = Z_;
     static constexpr int stages = Z::wgmma ? Stages : 1, stage_bytes = Z::encoded_bytes + Others * Z::raw_bytes;

@@ -21,8 +21,8 @@ struct tn_bwd_cosine_turn {
     const float2 *first; /* [4][128] cos and sin of warps' first rows, of this tile */
     const float2 *steps; /* [9][TN_BWD_STEPS] of g theta, of this head */
 
-    /* What a thread needs of the tables for the angles of columns pair, pair + 1, pair + 8 and pair + 9 of sixteen. Loaded together, and where it
-     * is written: the compiler would wait for one after the other. */
+    /* What a thread needs of the tables for the angles of columns pair, pair + 1, pair + 8 and pair + 9 of sixteen. Loaded together, and
+     * where it is written: the compiler would wait for one after the other. */
     struct of_sixteen {
         float4 first[2], step[2], eight[2];
     };
@@ -110,8 +110,8 @@ TN_TILE_DEVICE void tn_bwd_cosine_begin(float (&dx)[8][4], uint32_t d, uint32_t 
     tn_wgmma_commit();
 }
 
-/* From the gradient of 32 encoded features to that of the raw ones, in x's place, and to what theta gets of it. With softmax x is p, and `both` the
- * sum of p dp of the two rows. */
+/* From the gradient of 32 encoded features to that of the raw ones, in x's place, and to what theta gets of it. With softmax x is p, and
+ * `both` the sum of p dp of the two rows. */
 template <int Act, typename Sums>
 TN_TILE_DEVICE void tn_bwd_cosine_decode_as(uint32_t raw, const tn_bwd_cosine_turn &turn, const float (&dx)[8][4], int part,
                                             const tn_bwd_place &at, const float (&weight)[2], const float (&both)[2], Sums &sums) {
@@ -206,8 +206,8 @@ TN_TILE_DEVICE void tn_bwd_cosine_encode(uint32_t (&cosines)[4], uint32_t (&sine
     tn_bwd_pack(sines, y);
 }
 
-/* Softmax over the features, of rows that two groups share (`rows`: [2][64], barrier: theirs): x of a thread's two rows times log2 e less this is
- * log2 of p. */
+/* Softmax over the features, of rows that two groups share (`rows`: [2][64], barrier: theirs): x of a thread's two rows times log2 e less
+ * this is log2 of p. */
 template <typename Z, int Barrier>
 TN_TILE_DEVICE void tn_bwd_cosine_softmax(float2 *rows, const tn_bwd_place &at, uint32_t raw, float (&less)[2]) {
     float most[2], sum[2];
@@ -226,12 +226,41 @@ TN_TILE_DEVICE void tn_bwd_cosine_softmax(float2 *rows, const tn_bwd_place &at, 
     }
 }
 
-/* encoded = lrpe(act(raw)), each thread its own elements; with softmax p takes the raw tile's place. */
-template <typename Z, int Barrier, int Act>
+/* The same less the maximum alone: then it is log2 of exp(x - maximum), whose sum is yet to be had. rows: float[2][64]. */
+template <typename Z, int Barrier>
+TN_TILE_DEVICE void tn_bwd_cosine_most(float *rows, const tn_bwd_place &at, uint32_t raw, float (&less)[2]) {
+    __nv_bfloat162 most[2];
+#pragma unroll
+    for (int j = 0; j < Z::G; j++) {
+        uint32_t words[4];
+        tn_bwd_read(words, raw, at, at.group * Z::N + 2 * j);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const __nv_bfloat162 pair = *reinterpret_cast<const __nv_bfloat162 *>(&words[r]);
+            most[r & 1] = j == 0 && r < 2 ? pair : __hmax2(most[r & 1], pair);
+        }
+    }
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        less[row] = fmaxf(__low2float(most[row]), __high2float(most[row]));
+        less[row] = fmaxf(less[row], __shfl_xor_sync(0xffffffffu, less[row], 1));
+        less[row] = fmaxf(less[row], __shfl_xor_sync(0xffffffffu, less[row], 2));
+        if ((at.lane & 3) == 0) rows[at.group * TN_BWD_TOKENS + at.row + 8 * row] = less[row];
+    }
+    tn_bwd_meet<Z::threads>(Barrier);
+#pragma unroll
+    for (int row = 0; row < 2; row++) less[row] = TN_BWD_LOG2_E * fmaxf(less[row], rows[(at.group ^ 1) * TN_BWD_TOKENS + at.row + 8 * row]);
+}
+
+/* encoded = lrpe(act(raw)), each thread its own elements; with softmax p takes the raw tile's place. Undivided: of softmax only the
+ * exponentials, whose sums over the thread's columns go to `sum`. */
+template <typename Z, int Barrier, int Act, bool Undivided>
 TN_TILE_DEVICE void tn_bwd_cosine_encode_as(float2 *rows, uint32_t encoded, uint32_t raw, const tn_bwd_cosine_turn &turn,
-                                            const tn_bwd_place &at) {
+                                            const tn_bwd_place &at, float (&sum)[2]) {
     float less[2];
-    if constexpr (Act == TN_SOFTMAX) tn_bwd_cosine_softmax<Z, Barrier>(rows, at, raw, less);
+    if constexpr (Act == TN_SOFTMAX && Undivided) tn_bwd_cosine_most<Z, Barrier>(reinterpret_cast<float *>(rows), at, raw, less);
+    else if constexpr (Act == TN_SOFTMAX) tn_bwd_cosine_softmax<Z, Barrier>(rows, at, raw, less);
+    sum[0] = sum[1] = 0;
 #pragma unroll
     for (int j = 0; j < Z::G; j++) {
         const int column = at.group * Z::share + 16 * j, chunk = at.group * Z::X + (j / 2 * 4 + j % 2) * 2;
@@ -243,7 +272,10 @@ TN_TILE_DEVICE void tn_bwd_cosine_encode_as(float2 *rows, uint32_t encoded, uint
         tn_bwd_unpack(x, words);
         if constexpr (Act == TN_SOFTMAX) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) x[i] = tn_bwd_exp2(fmaf(x[i], TN_BWD_LOG2_E, -less[i >> 1 & 1]));
+            for (int i = 0; i < 8; i++) {
+                x[i] = tn_bwd_exp2(fmaf(x[i], TN_BWD_LOG2_E, -less[i >> 1 & 1]));
+                if (Undivided) sum[i >> 1 & 1] += x[i];
+            }
             tn_bwd_pack(words, x);
             tn_bwd_write(raw, at, column / 8, words);
         } else {
@@ -257,9 +289,10 @@ TN_TILE_DEVICE void tn_bwd_cosine_encode_as(float2 *rows, uint32_t encoded, uint
 template <typename Z, int Barrier>
 TN_TILE_DEVICE void tn_bwd_cosine_encode_tile(float2 *rows, uint32_t encoded, uint32_t raw, const tn_bwd_cosine_turn &turn,
                                               const tn_bwd_place &at, int act) {
-    if (act == TN_SILU) tn_bwd_cosine_encode_as<Z, Barrier, TN_SILU>(rows, encoded, raw, turn, at);
-    else if (act == TN_SOFTMAX) tn_bwd_cosine_encode_as<Z, Barrier, TN_SOFTMAX>(rows, encoded, raw, turn, at);
-    else tn_bwd_cosine_encode_as<Z, Barrier, TN_NONE>(rows, encoded, raw, turn, at);
+    float sum[2];
+    if (act == TN_SILU) tn_bwd_cosine_encode_as<Z, Barrier, TN_SILU, false>(rows, encoded, raw, turn, at, sum);
+    else if (act == TN_SOFTMAX) tn_bwd_cosine_encode_as<Z, Barrier, TN_SOFTMAX, false>(rows, encoded, raw, turn, at, sum);
+    else tn_bwd_cosine_encode_as<Z, Barrier, TN_NONE, false>(rows, encoded, raw, turn, at, sum);
 }
 
 #endif

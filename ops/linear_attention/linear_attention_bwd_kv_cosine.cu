@@ -5,7 +5,8 @@
  *     encoders (2 groups)    fetch tiles, kb = lrpe(act(k)), dvb = kb dS, dv              (each half of the columns)
  *     readers (2 groups)     dkb = v dS', dk = act'(lrpe'(dkb)), in k's place             (each half of the features)
  *
- * dv leaves by kb's place. Softmax over the features: p takes k's place; sum p dp = <kb, dkb> = <kb, v dS'> = <dvb, v> comes from the encoders. */
+ * dv leaves by kb's place. Softmax over the features: p takes k's place; sum p dp = <kb, dkb> = <kb, v dS'> = <dvb, v> comes from the
+ * encoders. */
 #include "linear_attention_bwd_cosine.cuh"
 
 namespace {

@@ -37,7 +37,8 @@ template <typename T> void backward(const tn_la_problem *p, void *workspace, cud
         const tn_la_matrix<W> s = tn_la_rows((const W *)p->s + first * rows * e, rows, e);
         W *ds = p->dstate ? (W *)p->dstate + first * rows * e : ds_room;
         const W *begin = p->dstate_out ? (const W *)p->dstate_out + first * rows * e : NULL;
-        const tn_la_matrix<W> x_of_n = tn_la_rows(x, n, rows), y_of_n = tn_la_rows(y, n, e), x_of_m = tn_la_rows(x, m, rows), y_of_m = tn_la_rows(y, m, e);
+        const tn_la_matrix<W> x_of_n = tn_la_rows(x, n, rows), y_of_n = tn_la_rows(y, n, e), x_of_m = tn_la_rows(x, m, rows),
+                              y_of_m = tn_la_rows(y, m, e);
         if (of_output) {
             tn_la_plain_encode_run<T>(p, &p->q, p->scale, run, x, stream);
             tn_la_plain_product_run<W>(run, n, e, rows, x_of_n, s, NULL, y, stream);

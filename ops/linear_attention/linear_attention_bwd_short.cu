@@ -1,7 +1,7 @@
 /* Backward of non-causal linear attention for short heads, in one launch: d = e = 128, q, k, v and g as they are, gate, wgmma.
  *
- * A block has one head: its dS goes from registers to the place in shared memory where S was, and never comes back from memory. Two blocks fit on a
- * multiprocessor, so that a few more heads than multiprocessors do not take twice as long.
+ * A block has one head: its dS goes from registers to the place in shared memory where S was, and never comes back from memory. Two blocks
+ * fit on a multiprocessor, so that a few more heads than multiprocessors do not take twice as long.
  *
  *     queries   y = q S | dg = do y, dy = do g, in place | dq = dy S', dS += q' dy | dq in q's place
  *     keys      dv = k dS, dk = v dS' | in place

@@ -522,9 +522,9 @@ TN_TILE_DEVICE void tn_bwd_row_softmax(tn_bwd_act &act, tn_bwd_exchange<Z::group
 
 /* ---- LRPE ---- */
 
-/* Where a head's angles are kept, for a tile that is `straight`: with one axis, beyond the leading tokens, the coordinates of rows follow each
- * other. Row 16 w + g of a tile turns by the angle of row 16 w, then g theta; row 16 w + g + 8 by another 8 theta: but for the first, which a
- * warp computes for its rows and columns at every tile, all come from a table of the head. */
+/* Where a head's angles are kept, for a tile that is `straight`: with one axis, beyond the leading tokens, the coordinates of rows follow
+ * each other. Row 16 w + g of a tile turns by the angle of row 16 w, then g theta; row 16 w + g + 8 by another 8 theta: but for the first,
+ * which a warp computes for its rows and columns at every tile, all come from a table of the head. */
 template <typename Z> struct tn_bwd_angles {
     static constexpr int angles = Z::W, row = angles + 8; /* 8: rows of the table begin in different banks */
     tn_tile_rate rate[angles];
@@ -549,8 +549,8 @@ template <typename Z> struct tn_bwd_turn {
 
     __device__ __forceinline__ float there(int row) const { return row < rows ? 1.0f : 0.0f; }
 
-    /* cos and sin of two neighbouring angles in a thread's two rows, and the rows' coordinates there, 0 where there is no row. `place`: the first
-     * angle's among the warp's own. */
+    /* cos and sin of two neighbouring angles in a thread's two rows, and the rows' coordinates there, 0 where there is no row. `place`: the
+     * first angle's among the warp's own. */
     template <bool Straight>
     __device__ __forceinline__ void angles(int angle, int place, const tn_bwd_place &where, float (&c)[2][2], float (&s)[2][2],
                                            float (&weight)[2][2]) const {
@@ -676,8 +676,8 @@ TN_TILE_DEVICE void tn_bwd_encode_as(uint32_t encoded, uint32_t raw, const tn_bw
     }
 }
 
-/* One of H parts of a tile. Softmax needs the rows' sums of all parts before it can finish any: until then the gradient stays where dx was or, of
- * parts before the last, at `aside`, 2 KiB of shared memory of the warp's own. */
+/* One of H parts of a tile. Softmax needs the rows' sums of all parts before it can finish any: until then the gradient stays where dx was
+ * or, of parts before the last, at `aside`, 2 KiB of shared memory of the warp's own. */
 template <typename Z, int Part, int Act, int Turn, typename Sums>
 TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, float (&dx)[Z::P][4], const tn_bwd_place &at,
                                      const tn_bwd_act &act, const tn_bwd_turn<Z> &turn, tn_bwd_exchange<Z::groups> &exchange, int width,
@@ -809,8 +809,9 @@ TN_TILE_DEVICE void tn_bwd_encode(uint32_t encoded, uint32_t raw, const tn_bwd_p
 #undef TN_BWD_F
 }
 
-/* From dx, a part of the gradient of the encoded tile in accumulators, to that of the raw tile, written to `to`. `sums` takes what is summed over
- * all tokens of a head: for each group of columns, of its columns k (pair, pair + 1, pair + 8, pair + 9), coordinate x dA (rotate: k < 2) or p dp. */
+/* From dx, a part of the gradient of the encoded tile in accumulators, to that of the raw tile, written to `to`. `sums` takes what is
+ * summed over all tokens of a head: for each group of columns, of its columns k (pair, pair + 1, pair + 8, pair + 9), coordinate x dA
+ * (rotate: k < 2) or p dp. */
 template <typename Z, int Part, typename Sums>
 TN_TILE_DEVICE void tn_bwd_decode(uint32_t to, uint32_t raw, uint32_t aside, float (&dx)[Z::P][4], const tn_bwd_place &at,
                                   const tn_bwd_act &act, const tn_bwd_turn<Z> &turn, tn_bwd_exchange<Z::groups> &exchange, int width,

@@ -4,14 +4,14 @@
  *     dg = back(do * scan(qb, kb, vb))                dk = back(reverse scan(vb, dy, qb))      state: dstate_out
  *     (back: through LRPE and the activation)         dv = back(reverse scan(kb, qb, dy))      its last state: dstate
  *
- * The state of the second and third is transposed. Where linear_attention_sweep_hopper.cu can, dk and dv are one sweep. Bytes: each scan reads three
- * tensors (four with a gate, or where it needs what came in to go back through an activation) and writes one, the sweep reads four and writes
- * two; nothing is saved but the inputs. log_decay's gradient needs <dq_t, q_t> - <dk_t, k_t> of every token, which the scans leave in f32 before
- * they round, and theta's a part of every block; both are summed in a fixed order.
+ * The state of the second and third is transposed. Where linear_attention_sweep_hopper.cu can, dk and dv are one sweep. Bytes: each scan
+ * reads three tensors (four with a gate, or where it needs what came in to go back through an activation) and writes one, the sweep reads
+ * four and writes two; nothing is saved but the inputs. log_decay's gradient needs <dq_t, q_t> - <dk_t, k_t> of every token, which the
+ * scans leave in f32 before they round, and theta's a part of every block; both are summed in a fixed order.
  *
- * The sum over all later tokens of <dq_u, q_u> - <dk_u, k_u> is small beside what is added up, and over a long sequence the rounding of bf16 products
- * would drown it. But at any token it equals <decay S_{t-1}, dS_t>, so every 2048 tokens both states are kept for a moment (1/8 of the bytes
- * of a tensor each) and the sum begins afresh from their product. */
+ * The sum over all later tokens of <dq_u, q_u> - <dk_u, k_u> is small beside what is added up, and over a long sequence the rounding of
+ * bf16 products would drown it. But at any token it equals <decay S_{t-1}, dS_t>, so every 2048 tokens both states are kept for a moment
+ * (1/8 of the bytes of a tensor each) and the sum begins afresh from their product. */
 #include "../activation_cuda.cuh"
 #include "linear_attention_causal.h"
 #include "linear_attention_causal_plain.h"
@@ -290,8 +290,9 @@ __device__ double dot_of_states(const float *a, const float *b, int64_t n, doubl
     return tn_block_sum(sum, scratch);
 }
 
-/* The gradient of every token's log_decay: sums of <dq, q> - <dk, k> from the token to the next anchor or the sequence's end, and <S, dS> there.
- * With constant decay the sum over the piece goes to parts. A block takes a piece of a head of a sequence; f64, since much cancels. */
+/* The gradient of every token's log_decay: sums of <dq, q> - <dk, k> from the token to the next anchor or the sequence's end, and <S,
+ * dS> there. With constant decay the sum over the piece goes to parts. A block takes a piece of a head of a sequence; f64, since much
+ * cancels. */
 __global__ void __launch_bounds__(DECAY_THREADS) sum_decay(const __grid_constant__ decay_sums a) {
     __shared__ double scratch[DECAY_THREADS / TN_WARP], warps[DECAY_THREADS / TN_WARP];
     const int64_t slice = blockIdx.x, sequence = slice / a.heads, head = slice % a.heads;

@@ -1,7 +1,7 @@
 /* Causal linear attention, readable: for f64, odd widths, any alignment, and where the plain path is asked for.
  *
- * Everything goes token by token, and all four products with the state are the same walk: a matrix X grows by an outer product at each token
- * and is read before it does, so that what a token has from itself comes extra (see add_own).
+ * Everything goes token by token, and all four products with the state are the same walk: a matrix X grows by an outer product at each
+ * token and is read before it does, so that what a token has from itself comes extra (see add_own).
  *     y   forward    X = decay X, y_t  = X q_t,  X += v_t k_t'       + (q_t k_t) v_t
  *     dq  forward    X = decay X, dq_t = X dy_t, X += k_t v_t'       + (dy_t v_t) k_t
  *     dk  backward                dk_t = X v_t,  X += q_t dy_t', X = decay X   + (dy_t v_t) q_t
@@ -44,8 +44,8 @@ template <typename W> struct decays {
 
 template <typename W> decays<W> decays_of(const tn_la_problem *p) { return { p->decay, (const W *)p->log_decay, p->n, p->h }; }
 
-/* One of the walks above. A thread owns a row of X, X [owned][across], whose place in `room` is column by column, so that neighbouring threads
- * read neighbouring numbers. */
+/* One of the walks above. A thread owns a row of X, X [owned][across], whose place in `room` is column by column, so that neighbouring
+ * threads read neighbouring numbers. */
 template <typename W> struct walk {
     bool back;
     int64_t owned, across;
@@ -85,8 +85,8 @@ template <typename W> __global__ void run_walk(tn_la_run run, sequences all, dec
     }
 }
 
-/* The same in f32 with X in registers: a thread has 4 rows and, of every 32 columns, 4; eight neighbours have whole rows. What tokens bring is in
- * shared memory, TOGETHER tokens at a time, the next ones under way. Widths are multiples of 4, `across` at most 8 Columns. */
+/* The same in f32 with X in registers: a thread has 4 rows and, of every 32 columns, 4; eight neighbours have whole rows. What tokens bring
+ * is in shared memory, TOGETHER tokens at a time, the next ones under way. Widths are multiples of 4, `across` at most 8 Columns. */
 constexpr int TOGETHER = 8, QUICK_ROWS = 64;
 
 template <int Columns> struct batch_of_tokens {
@@ -94,10 +94,14 @@ template <int Columns> struct batch_of_tokens {
 };
 
 __device__ __forceinline__ void fetch_four(float *to, const float *from, bool there) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" : : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
 }
 
-template <int Columns> __global__ void __launch_bounds__(TN_LA_PLAIN_THREADS) run_walk_quick(tn_la_run run, sequences all, decays<float> decay, walk<float> w) {
+template <int Columns>
+__global__ void __launch_bounds__(TN_LA_PLAIN_THREADS) run_walk_quick(tn_la_run run, sequences all, decays<float> decay, walk<float> w) {
     __shared__ __align__(16) batch_of_tokens<Columns> batches[2];
     const int lane = threadIdx.x % 8, group = threadIdx.x / 8;
     const int64_t row0 = blockIdx.x * (int64_t)QUICK_ROWS, slice = run.first + blockIdx.y, n = all.starts.tokens;
@@ -126,7 +130,8 @@ template <int Columns> __global__ void __launch_bounds__(TN_LA_PLAIN_THREADS) ru
             int step = threadIdx.x / (QUICK_ROWS / 4), i = threadIdx.x % (QUICK_ROWS / 4) * 4;
             bool there = first + step < end - begin && row0 + i < w.owned;
             fetch_four(&to.grow[step][i], w.grow + (there ? (blockIdx.y * n + token_of(first + step)) * w.owned + row0 + i : 0), there);
-            if (threadIdx.x < TOGETHER && first + threadIdx.x < end - begin) to.factor[threadIdx.x] = decay.at(slice, token_of(first + threadIdx.x));
+            if (threadIdx.x < TOGETHER && first + threadIdx.x < end - begin)
+                to.factor[threadIdx.x] = decay.at(slice, token_of(first + threadIdx.x));
             asm volatile("cp.async.commit_group;" : : : "memory");
         };
 
@@ -397,7 +402,8 @@ template <typename T> void back_run(const back<T> &w, const tn_la_run &run) {
     }
     if (p->dk || p->dtheta || p->dlog_decay || p->dstate) {
         clear(p, w.dx, w.r.dx, w.stream);
-        start_walk<W>(p, w.quick, run, { true, rows, e, w.q, w.y, w.v, w.dx, w.x, (const W *)p->dstate_out, (W *)p->dstate, true }, w.stream);
+        start_walk<W>(p, w.quick, run, { true, rows, e, w.q, w.y, w.v, w.dx, w.x, (const W *)p->dstate_out, (W *)p->dstate, true },
+                      w.stream);
         if (n > 0) start_own<W>(run, { n, rows, e, w.y, w.v, w.q, w.dx, w.k, -1, weight }, w.stream);
         tn_la_plain_decode<T>(p, run, &p->k, 1, w.k, w.dx, p->dtheta ? w.theta + w.r.theta / 2 : NULL, p->dk, w.stream);
     }

@@ -124,7 +124,7 @@ static cudaError_t keep_state(const tn_la_problem *p, cudaStream_t stream) {
 static cudaError_t run_tiled(forward_plan *plan, const tn_op_call *call, cudaStream_t stream) {
     const tn_la_problem *p = &plan->problem;
     tn_la_forward *f = &plan->tiled;
-    if (plan->is_short) return tn_la_launch_short(*f, stream);
+    if (plan->is_short) return tn_la_launch_short(*f, call->device->multiprocessors, stream);
     f->early = call->device->cuda_path == TN_CUDA_HOPPER && p->m > 0;
     cudaError_t error = p->m ? tn_la_launch_state(*f, p->dtype, product_for(call, p, &p->k), stream) : keep_state(p, stream);
     if (error != cudaSuccess || p->n == 0) return error;

@@ -5,9 +5,9 @@
 #include "linear_attention_internal.h"
 #include "linear_attention_tiles.cuh"
 
-/* How heads of `per_head` equal pieces each are dealt to blocks: `whole` heads to every block, then the pieces of the heads that are left over
- * in contiguous runs, `each` + 1 pieces for the first `longer` blocks and `each` for the others. So all blocks have the same work to one piece,
- * whatever the number of heads, and only the heads left over are ever cut. */
+/* How heads of `per_head` equal pieces each are dealt to blocks: `whole` heads to every block, then the pieces of the heads that are left
+ * over in contiguous runs, `each` + 1 pieces for the first `longer` blocks and `each` for the others. So all blocks have the same work to
+ * one piece, whatever the number of heads, and only the heads left over are ever cut. */
 struct tn_la_deal {
     int heads, per_head, blocks, whole, each, longer;
 };
@@ -32,8 +32,8 @@ static inline __host__ __device__ int tn_la_pieces_of(const tn_la_deal &deal, in
 }
 static inline __host__ __device__ int tn_la_heads_left(const tn_la_deal &deal) { return deal.heads - deal.whole * deal.blocks; }
 
-/* Where a block is: in a stretch of pieces of one head, `left` of them from `piece` on (0: it has had all its pieces), with `after` pieces of
- * other heads to follow. */
+/* Where a block is: in a stretch of pieces of one head, `left` of them from `piece` on (0: it has had all its pieces), with `after` pieces
+ * of other heads to follow. */
 struct tn_la_place {
     int head, piece, left, after;
 };
@@ -89,8 +89,8 @@ struct tn_la_forward {
 /* The width (64 or 128) that e and d, or halves of d, fit into. */
 static inline int tn_la_width(const tn_la_forward &f) { return f.d > 64 || f.e > 64 ? 128 : 64; }
 
-/* Where a kernel activates: TN_LA_SETTLED: in shared memory, any activation of any operand (tn_tile_share::settle). Else the fragments of k or q,
- * by the activation that is named: those that are common have kernels of their own. */
+/* Where a kernel activates: TN_LA_SETTLED: in shared memory, any activation of any operand (tn_tile_share::settle). Else the fragments of k
+ * or q, by the activation that is named: those that are common have kernels of their own. */
 #define TN_LA_SETTLED (-1)
 
 /* Which products a kernel runs on. */
@@ -104,7 +104,7 @@ bool tn_la_plan_out(tn_la_forward *f, const tn_device *device, tn_dtype dtype, t
 cudaError_t tn_la_launch_out(const tn_la_forward &f, tn_dtype dtype, tn_la_product product, cudaStream_t stream);
 /* Heads so short that one block has all of one: both passes in one launch. */
 bool tn_la_is_short(const tn_la_forward &f);
-cudaError_t tn_la_launch_short(const tn_la_forward &f, cudaStream_t stream);
+cudaError_t tn_la_launch_short(const tn_la_forward &f, int multiprocessors, cudaStream_t stream);
 
 /* Starting early (Hopper): let the next kernel begin; wait for the one before. */
 TN_TILE_DEVICE void tn_la_let_next_begin() {
@@ -119,13 +119,13 @@ TN_TILE_DEVICE void tn_la_await_previous() {
 }
 
 template <typename... Arguments>
-static cudaError_t tn_la_launch(void (*kernel)(Arguments...), dim3 grid, int threads, size_t shared, cudaStream_t stream, bool early,
-                                const tn_la_forward &f) {
+static cudaError_t tn_la_launch(void (*kernel)(Arguments...), dim3 grid, dim3 threads, size_t shared, cudaStream_t stream, bool early,
+                                const Arguments &...given) {
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error != cudaSuccess) return error;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
-    config.blockDim = dim3((unsigned)threads);
+    config.blockDim = threads;
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     cudaLaunchAttribute attribute = {};
@@ -133,10 +133,11 @@ static cudaError_t tn_la_launch(void (*kernel)(Arguments...), dim3 grid, int thr
     attribute.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &attribute;
     config.numAttrs = early ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, f);
+    return cudaLaunchKernelEx(&config, kernel, given...);
 }
 
-/* How one slot turns: by theta and the coordinate of an axis. It is looked up before tiles are sent for, and used after: else it waits behind them. */
+/* How one slot turns: by theta and the coordinate of an axis. It is looked up before tiles are sent for, and used after: else it waits
+ * behind them. */
 struct tn_la_slot {
     float theta;
     int axis;

@@ -9,7 +9,8 @@
  *     accumulators           16 tokens x all columns, f32; times scale and act(g), whose place in shared memory o takes, to leave in
  *                            16-byte stores of whole rows
  *
- * Turning: a thread has tokens g and g + 8 of a unit; cosine and sine of the first are computed, and turned on by 8 tokens for the second. */
+ * Turning: a thread has tokens g and g + 8 of a unit; cosine and sine of the first are computed, and turned on by 8 tokens for the
+ * second. */
 #include "linear_attention_out.cuh"
 
 #define MAX_STAGES 4
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(out_layout<T, W, E, Kind, Wgmma>::warps * 32, 
     typedef out_layout<T, W, E, Kind, Wgmma> shared;
     const uint32_t begin = tn_tile_address(memory), s_tile = (begin + 1023) & ~1023u, rings = s_tile + shared::s;
     out_block<T, W, E, Kind, Act, Wgmma> block(f, s_tile, rings, f.stages,
-                                               memory + (rings + shared::warps * shared::ring(f.stages) - begin));
+                                               memory + (rings + shared::warps * shared::ring(f.stages) - begin), blockIdx.y * E);
     tn_la_place now = tn_la_first_place(f.out_deal, blockIdx.x), coming = now;
     tn_la_slot slot = block.look_up(now.head);
     block.find_next(coming);

@@ -50,10 +50,10 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct out_bl
     float row_scale[2];           /* of c's rows g and g + 8 */
 
     /* s_tile: where S lies; rings: those of all warps, `stages` of each; tables: where turns and coordinates go. */
-    __device__ __forceinline__ out_block(const tn_la_forward &f, uint32_t s_tile, uint32_t rings, int stages, char *tables,
+    __device__ __forceinline__ out_block(const tn_la_forward &f, uint32_t s_tile, uint32_t rings, int stages, char *tables, int column,
                                          uint32_t step = shared::stage)
-        : f(f), warp(threadIdx.x >> 5), lane(threadIdx.x & 31), column(blockIdx.y * E), s(s_tile),
-          ring(rings + warp * shared::ring(stages)), step(step) {
+        : f(f), warp(threadIdx.x >> 5), lane(threadIdx.x & 31), column(column), s(s_tile), ring(rings + warp * shared::ring(stages)),
+          step(step) {
         turns = reinterpret_cast<slot_turn *>(tables);
         axes = reinterpret_cast<int *>(tables + shared::turns);
         coordinates = reinterpret_cast<float *>(tables + shared::turns + shared::axes + warp * shared::coordinates);

@@ -70,7 +70,8 @@ template <typename W> __device__ __forceinline__ W tn_la_act_slope(int act, W x)
 
 /* cos and sin of the angle that a feature of a token turns by; `token` counts from its sequence's start. */
 template <typename W>
-__device__ __forceinline__ void tn_la_turn(const tn_lrpe_grid &grid, const W *theta, int64_t head, int64_t token, int64_t feature, W *c, W *s) {
+__device__ __forceinline__ void tn_la_turn(const tn_lrpe_grid &grid, const W *theta, int64_t head, int64_t token, int64_t feature, W *c,
+                                           W *s) {
     int axis = tn_lrpe_axis(&grid, feature);
     *c = 1;
     *s = 0;
@@ -107,7 +108,8 @@ __device__ __forceinline__ W tn_la_activated(const tn_la_operand &operand, W x, 
 
 /* to[slice][token] = scale * lrpe(act(x)); a block takes a token. */
 template <typename T>
-__global__ void tn_la_plain_encode(tn_la_run run, tn_la_starts starts, tn_la_operand operand, bool cosine, const tn_wide<T> *theta, tn_wide<T> scale, tn_wide<T> *to) {
+__global__ void tn_la_plain_encode(tn_la_run run, tn_la_starts starts, tn_la_operand operand, bool cosine, const tn_wide<T> *theta,
+                                   tn_wide<T> scale, tn_wide<T> *to) {
     using W = tn_wide<T>;
     __shared__ W scratch[TN_LA_PLAIN_THREADS / TN_WARP];
     int64_t local = blockIdx.y, slice = run.first + local, head = slice % run.heads, d = operand.width;
@@ -151,7 +153,9 @@ template <typename W> struct tn_la_matrix {
     const W *at;
     int64_t slice, row, column;
 };
-template <typename W> static inline tn_la_matrix<W> tn_la_rows(const W *at, int64_t rows, int64_t columns) { return { at, rows * columns, columns, 1 }; }
+template <typename W> static inline tn_la_matrix<W> tn_la_rows(const W *at, int64_t rows, int64_t columns) {
+    return { at, rows * columns, columns, 1 };
+}
 template <typename W> static inline tn_la_matrix<W> tn_la_transposed(tn_la_matrix<W> m) { return { m.at, m.slice, m.column, m.row }; }
 
 #define TN_LA_TILE 64
@@ -174,7 +178,8 @@ __global__ void __launch_bounds__(256)
                 int k = a.column == 1 ? at % TN_LA_DEPTH : at / TN_LA_TILE, i = a.column == 1 ? at / TN_LA_DEPTH : at % TN_LA_TILE;
                 left[k][i] = k0 + k < depth && row0 + i < rows ? a.at[slice * a.slice + (row0 + i) * a.row + (k0 + k) * a.column] : (W)0;
                 k = b.row == 1 ? at % TN_LA_DEPTH : at / TN_LA_TILE, i = b.row == 1 ? at / TN_LA_DEPTH : at % TN_LA_TILE;
-                right[k][i] = k0 + k < depth && column0 + i < columns ? b.at[slice * b.slice + (k0 + k) * b.row + (column0 + i) * b.column] : (W)0;
+                right[k][i] =
+                    k0 + k < depth && column0 + i < columns ? b.at[slice * b.slice + (k0 + k) * b.row + (column0 + i) * b.column] : (W)0;
             }
             __syncthreads();
 #pragma unroll

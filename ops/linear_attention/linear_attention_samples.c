@@ -221,6 +221,7 @@ const tn_sample tn_linear_attention_samples[] = {
 /* ---- widths and lengths of a tile and about: what devices have fast kernels for ---- */
 #define HEADS_FIRST(x, tokens, width) x(1, 2, tokens, width)
 #define TOKENS_FIRST(x, tokens, width) x(1, tokens, 2, width)
+#define MANY_HEADS(x, tokens, width) x(7, 19, tokens, width) /* more than a GPU has multiprocessors, by a few */
 #define TILED(name_text, layout_of, n, m, d, e, ...)                                                                          \
     .name = name_text, .in = { layout_of(Q, n, d), layout_of(K, m, d), layout_of(V, m, e), layout_of(G, n, e), __VA_ARGS__ }, \
     .no_gradcheck = true
@@ -244,6 +245,9 @@ const tn_sample tn_linear_attention_samples[] = {
     { TILED("tile-sequence", TOKENS_FIRST, 70, 131, 32, 64, THETA(2, 16)),
       ATTRS("\"kind\": \"rotate\", \"q_act\": \"softmax\", \"q_dim\": 1, \"k_act\": \"softmax\", \"k_dim\": 1, \"g_act\": \"silu\", "
             "\"scale\": 16") },
+    { TILED("tile-many", MANY_HEADS, 3, 4, 8, 72), ATTRS("\"layout\": \"bhnd\", \"g_act\": \"silu\"") },
+    { TILED("tile-many-cosine", MANY_HEADS, 4, 3, 72, 8, THETA(19, 72)),
+      ATTRS("\"kind\": \"cosine\", \"layout\": \"bhnd\", \"q_act\": \"silu\", \"k_act\": \"silu\"") },
     { TILED("tile-2d", HEADS_FIRST, 66, 66, 32, 32, THETA(2, 16)),
       ATTRS("\"layout\": \"bhnd\", \"kind\": \"cosine\", \"shape\": [8, 8], \"l\": 2, \"k_act\": \"sigmoid\"") },
     { TILED("tile-causal", TOKENS_FIRST, 193, 193, 128, 128, STATE(1, 2, 128, 128), SLOW_DECAY(2)),

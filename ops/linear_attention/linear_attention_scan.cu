@@ -77,12 +77,10 @@ __device__ __forceinline__ float exp2_of(float x) {
 
 /* ---- tiles of [64][Width], by items of two chunks: c and c + Width / 16 of a row, the two that rotate turns together ---- */
 
-template <int Width, int Threads> struct items {
-    static constexpr int per_row = Width / 16, n = CHUNK * per_row / Threads;
-};
+template <int Width, int Threads> struct items { static constexpr int per_row = Width / 16, n = CHUNK * per_row / Threads; };
 
-/* Which columns of an operand the two halves of a tile hold: `first` of them from the first on, `second` from `at` on. What rotate turns together must
- * lie half a tile apart, however narrow the operand is. */
+/* Which columns of an operand the two halves of a tile hold: `first` of them from the first on, `second` from `at` on. What rotate turns
+ * together must lie half a tile apart, however narrow the operand is. */
 struct halves {
     int first, second, at;
 };
@@ -92,7 +90,9 @@ __device__ __forceinline__ halves halves_of(int tile, int columns, bool rotates)
 }
 
 /* first_half_only: before encoding by cosine and sine. */
-template <int Width, int Threads> __device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int rows, halves columns, bool first_half_only) {
+template <int Width, int Threads>
+__device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int rows, halves columns,
+                                      bool first_half_only) {
     constexpr int per_row = items<Width, Threads>::per_row;
     const int c = threadIdx.x % per_row;
 #pragma unroll
@@ -182,8 +182,8 @@ __device__ __forceinline__ void turn(const scan &a, const float2 *rates, int64_t
 /* Brings what this thread fetched to the form the products want, in place. With a factor: x * act(factor), x itself bare. feature0: of the
  * tile's first column. */
 template <int Width, int Threads>
-__device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, bool with_factor, uint32_t factor_tile, const float2 *rates,
-                                       int64_t at, int rows, halves columns, int feature0) {
+__device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, bool with_factor, uint32_t factor_tile,
+                                       const float2 *rates, int64_t at, int rows, halves columns, int feature0) {
     const int act = with_factor ? a.factor.act : x.act;
     if (act == TN_NONE && !x.encoded && !with_factor) return;
     constexpr int per_row = items<Width, Threads>::per_row;
@@ -239,10 +239,13 @@ __device__ __forceinline__ uint32_t rest_of(float low, float high) {
     uint32_t pair = tn_pair_of(low, high);
     return tn_pair_of(low - tn_pair_low(pair), high - tn_pair_high(pair));
 }
-__device__ __forceinline__ void write_half(uint32_t to, uint16_t x) { asm volatile("st.shared.b16 [%0], %1;" : : "r"(to), "h"(x) : "memory"); }
+__device__ __forceinline__ void write_half(uint32_t to, uint16_t x) {
+    asm volatile("st.shared.b16 [%0], %1;" : : "r"(to), "h"(x) : "memory");
+}
 
-/* Where a lane reads its row of an 8 x 8 block, as part of an address to which a tile, a row and an even chunk are then added by `spot`: blocks
- * side by side after blocks below each other (along), or the other way round (across). See tn_fragment_a and tn_fragment_b_transposed. */
+/* Where a lane reads its row of an 8 x 8 block, as part of an address to which a tile, a row and an even chunk are then added by `spot`:
+ * blocks side by side after blocks below each other (along), or the other way round (across). See tn_fragment_a and
+ * tn_fragment_b_transposed. */
 __device__ __forceinline__ uint32_t lane_along(int lane) { return (uint32_t)((lane & 15) * 128 + (((lane >> 4) ^ (lane & 7)) << 4)); }
 __device__ __forceinline__ uint32_t lane_across(int lane) {
     return (uint32_t)(((lane & 7) + (lane & 16) / 2) * 128 + (((lane >> 3 & 1) ^ (lane & 7)) << 4));
@@ -256,7 +259,8 @@ __device__ __forceinline__ uint32_t spot(uint32_t tile_and_lane, int row, int ch
 __device__ __forceinline__ int64_t token_within(int64_t at, int64_t tokens) { return at < 0 ? 0 : at < tokens ? at : tokens; }
 
 /* Sum: only a segment's own S is wanted. */
-template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
+template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum>
+__global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
     constexpr int Threads = Outer * 2, Warps = Outer / 16;
     using R = room<Inner, Outer, Decode>;
     extern __shared__ unsigned char raw_shared[];
@@ -277,9 +281,12 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
     /* Columns of this block: Outer neighbours or, where z is encoded by cosines, Outer / 2 features' cosines, then their sines. */
     const int z0 = blockIdx.y * (z_cosine ? Outer / 2 : Outer), z_columns = min(z_cosine ? Outer / 2 : Outer, a.xyz[2].width - z0);
     const bool xy_rotates = a.xyz[0].encoded && !a.cosine;
-    const halves xy_halves = halves_of(Inner, a.xyz[0].width, xy_rotates), z_halves = halves_of(Outer, z_columns, a.xyz[2].encoded && !a.cosine);
+    const halves xy_halves = halves_of(Inner, a.xyz[0].width, xy_rotates),
+                 z_halves = halves_of(Outer, z_columns, a.xyz[2].encoded && !a.cosine);
     auto column_of = [&](int j) { return j < Outer / 2 ? z0 + j : (z_cosine ? a.xyz[2].width : z_halves.at) + z0 + j - Outer / 2; };
-    auto column_there = [&](int j) { return j < Outer / 2 ? j < z_halves.first : j - Outer / 2 < (z_cosine ? z_halves.first : z_halves.second); };
+    auto column_there = [&](int j) {
+        return j < Outer / 2 ? j < z_halves.first : j - Outer / 2 < (z_cosine ? z_halves.first : z_halves.second);
+    };
     auto row_of = [&](int i) { return xy_rotates && i >= Inner / 2 ? i - Inner / 2 + xy_halves.at : i; };
     auto row_there = [&](int i) { return xy_rotates ? (i & (Inner / 2 - 1)) < xy_halves.first : i < a.inner; };
 
@@ -295,8 +302,11 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
     const int64_t x_base = batch * a.xyz[0].batch + first_token * a.xyz[0].token + head * a.xyz[0].head;
     const int64_t y_base = batch * a.xyz[1].batch + first_token * a.xyz[1].token + head * a.xyz[1].head;
     const int64_t z_base = batch * a.xyz[2].batch + first_token * a.xyz[2].token + head * a.xyz[2].head + z0;
-    const int64_t factor_base = batch * a.factor.batch + first_token * a.factor.token + head * a.factor.head + (a.factor_of == TN_LA_FACTOR_Z ? z0 : 0);
-    const float *log_decay = !a.log_decay ? nullptr : a.per_token ? a.log_decay + (batch * a.tokens + first_token) * a.heads + head : a.log_decay + head;
+    const int64_t factor_base =
+        batch * a.factor.batch + first_token * a.factor.token + head * a.factor.head + (a.factor_of == TN_LA_FACTOR_Z ? z0 : 0);
+    const float *log_decay = !a.log_decay  ? nullptr
+                             : a.per_token ? a.log_decay + (batch * a.tokens + first_token) * a.heads + head
+                                           : a.log_decay + head;
 
     if (a.xyz[0].encoded || a.xyz[1].encoded || a.xyz[2].encoded || (Decode && a.raw.encoded)) {
         for (int f = threadIdx.x; f < 128; f += Threads) {
@@ -318,7 +328,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             bool there = !Sum && a.state && row_there(row) && column_there(column);
             /* Segments' states lie dense. */
             const float *from = a.state + (a.segments > 1 ? (segment * a.slices + slice) : slice) * (int64_t)a.inner * a.outer;
-            int64_t at = a.segments > 1 ? (int64_t)row_of(row) * a.outer + column_of(column) : row_of(row) * a.state_row + column_of(column) * a.state_column;
+            int64_t at = a.segments > 1 ? (int64_t)row_of(row) * a.outer + column_of(column)
+                                        : row_of(row) * a.state_row + column_of(column) * a.state_column;
             s[i][r] = there ? from[at] : 0.0f;
         }
 
@@ -329,8 +340,11 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             int rows = (int)min((int64_t)CHUNK, length - t0);
             uint32_t at = base + stage_in * stage_bytes;
             stage_in = stage_in + 1 == stages ? 0 : stage_in + 1;
-            if (!Sum) fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, rows, xy_halves, a.xyz[0].encoded && a.cosine);
-            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, rows, xy_halves, a.xyz[1].encoded && a.cosine);
+            if (!Sum)
+                fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, rows, xy_halves,
+                                      a.xyz[0].encoded && a.cosine);
+            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, rows, xy_halves,
+                                  a.xyz[1].encoded && a.cosine);
             fetch<Outer, Threads>(at + 2 * R::x, a.xyz[2], a.xyz[2].x + z_base + t0 * a.xyz[2].token, rows, z_halves, z_cosine);
             const __nv_bfloat16 *factor = a.factor.x + factor_base + t0 * a.factor.token;
             if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, z_halves, false);
@@ -401,8 +415,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll 1
             for (int which = Sum ? 1 : 0; which < (Inner == Outer ? 3 : 2); which++) {
                 const operand &x = a.xyz[which];
-                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, rows, which == 2 ? z_halves : xy_halves,
-                                       which == 2 ? z0 : 0);
+                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, rows,
+                                       which == 2 ? z_halves : xy_halves, which == 2 ? z0 : 0);
             }
             if (Inner != Outer)
                 settle<Outer, Threads>(a, a.xyz[2], z_tile, a.factor_of == TN_LA_FACTOR_Z, factor_tile, rates, t0, rows, z_halves, z0);
@@ -565,7 +579,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
                 int row = (item * Threads + threadIdx.x) / PerRow;
                 const uint4 zero = make_uint4(0, 0, 0, 0);
                 raw_words[item][0] = row < rows && c * 8 < z_halves.first ? early_words(raw + row * a.raw.token + c * 8) : zero;
-                raw_words[item][1] = row < rows && !cosine && c * 8 < z_halves.second ? early_words(raw + row * a.raw.token + z_halves.at + c * 8) : zero;
+                raw_words[item][1] =
+                    row < rows && !cosine && c * 8 < z_halves.second ? early_words(raw + row * a.raw.token + z_halves.at + c * 8) : zero;
             }
         }
 
@@ -583,7 +598,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             if (log_decay || a.write_scale != 1.0f) {
                 float2 near = make_float2(a.write_scale, a.write_scale), far = near;
                 if (log_decay) {
-                    float2 n = *reinterpret_cast<const float2 *>(enters + k * 16 + pair), f = *reinterpret_cast<const float2 *>(enters + k * 16 + pair + 8);
+                    float2 n = *reinterpret_cast<const float2 *>(enters + k * 16 + pair),
+                           f = *reinterpret_cast<const float2 *>(enters + k * 16 + pair + 8);
                     near.x *= n.x, near.y *= n.y, far.x *= f.x, far.y *= f.y;
                 }
 #pragma unroll
@@ -623,7 +639,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
 #pragma unroll
                     for (int r = 0; r < 4; r++) {
                         int row = j * 8 + pair + (r & 1), column = warp * 16 + quad + (r & 2) * 4;
-                        if (row_there(row) && column_there(column)) to[row_of(row) * a.state_row + column_of(column) * a.state_column] = s[j][r];
+                        if (row_there(row) && column_there(column))
+                            to[row_of(row) * a.state_row + column_of(column) * a.state_column] = s[j][r];
                     }
             }
         }
@@ -661,7 +678,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
                         float dot = 0;
 #pragma unroll
                         for (int j = 0; j < 2; j++)
-                            dot = fmaf(o[m][j][2 * half], tn_pair_low(beside[m][half][j]), fmaf(o[m][j][2 * half + 1], tn_pair_high(beside[m][half][j]), dot));
+                            dot = fmaf(o[m][j][2 * half], tn_pair_low(beside[m][half][j]),
+                                       fmaf(o[m][j][2 * half + 1], tn_pair_high(beside[m][half][j]), dot));
                         dot = sum_of_lanes<4>(dot);
                         const int row = run_at(m) + quad + 8 * half;
                         if (pair == 0) dot_parts[((int)(i & 1) * Warps + warp) * CHUNK + row] = dot;
@@ -679,11 +697,13 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
             for (int m = 0; m < 4; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    uint32_t low = tn_pair_of(o[m][0][2 * half], o[m][0][2 * half + 1]), high = tn_pair_of(o[m][1][2 * half], o[m][1][2 * half + 1]);
+                    uint32_t low = tn_pair_of(o[m][0][2 * half], o[m][0][2 * half + 1]),
+                             high = tn_pair_of(o[m][1][2 * half], o[m][1][2 * half + 1]);
                     uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
                     int row = run_at(m) + quad + 8 * half, column = warp * 16 + (odd ? 8 : 0) + lane % 4 / 2 * 4;
                     if (a.o && row < rows && column_there(column))
-                        *reinterpret_cast<uint2 *>(a.o + o_base + row * a.o_token + column_of(column)) = odd ? make_uint2(got, high) : make_uint2(low, got);
+                        *reinterpret_cast<uint2 *>(a.o + o_base + row * a.o_token + column_of(column)) =
+                            odd ? make_uint2(got, high) : make_uint2(low, got);
                 }
             continue;
         }
@@ -745,7 +765,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
                     float one = d[j], two = d[8 + j], own_one = own[j], own_two = own[8 + j], turned;
                     if (wants_dots) {
                         /* With what the other scan has of this token, which is rounded: then pairs of tokens cancel. */
-                        uint32_t both = cosine ? tn_pair_of(act[j] * cos, act[j] * sin) : tn_pair_of(act[j] * cos - act[8 + j] * sin, act[j] * sin + act[8 + j] * cos);
+                        uint32_t both = cosine ? tn_pair_of(act[j] * cos, act[j] * sin)
+                                               : tn_pair_of(act[j] * cos - act[8 + j] * sin, act[j] * sin + act[8 + j] * cos);
                         encoded_dot = fmaf(one, tn_pair_low(both), fmaf(two, tn_pair_high(both), encoded_dot));
                     }
                     d[j] = one * cos + two * sin;
@@ -764,7 +785,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
                 }
             }
             if (a.times.x) {
-                const __nv_bfloat16 *times = a.times.x + batch * a.times.batch + (first_token + t0) * a.times.token + head * a.times.head + z0 + row * a.times.token;
+                const __nv_bfloat16 *times =
+                    a.times.x + batch * a.times.batch + (first_token + t0) * a.times.token + head * a.times.head + z0 + row * a.times.token;
                 float f[16];
                 unpack(f, there && first_there ? *reinterpret_cast<const uint4 *>(times + c * 8) : zero);
                 unpack(f + 8, there && second_there ? *reinterpret_cast<const uint4 *>(times + z_halves.at + c * 8) : zero);
@@ -781,11 +803,13 @@ template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum> __global__ 
                 if (!a.raw.encoded) {
 #pragma unroll
                     for (int j = 0; j < 16; j++)
-                        if (j < 8 ? first_there : second_there) encoded_dot = fmaf(tn_widen(__float2bfloat16_rn(act[j])), d[j], encoded_dot);
+                        if (j < 8 ? first_there : second_there)
+                            encoded_dot = fmaf(tn_widen(__float2bfloat16_rn(act[j])), d[j], encoded_dot);
                 }
                 float sum = sum_of_lanes<per_row>(encoded_dot);
                 add_to_dot(d);
-                if (there && c == 0) a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + row] = sum;
+                if (there && c == 0)
+                    a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + row] = sum;
                 add_to_dot(own);
 #pragma unroll
                 for (int j = 0; j < 16; j++) d[j] += own[j];
@@ -876,9 +900,11 @@ bool fits_packs(const tn_la_scan_operand &x) {
     return !x.x || (tn_aligned16(x.x) && x.width % 8 == 0 && x.stride.token % 8 == 0 && x.stride.head % 8 == 0 && x.stride.batch % 8 == 0);
 }
 
-template <int Inner, int Outer, bool Reverse, bool Decode> cudaError_t launch_way(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
+template <int Inner, int Outer, bool Reverse, bool Decode>
+cudaError_t launch_way(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
     using R = room<Inner, Outer, Decode>;
-    const int stage = R::stage(a.factor_of != TN_LA_FACTOR_NONE, a.factor_of), stages = R::stages(stage, shared_bytes), bytes = R::fixed + stages * stage;
+    const int stage = R::stage(a.factor_of != TN_LA_FACTOR_NONE, a.factor_of), stages = R::stages(stage, shared_bytes),
+              bytes = R::fixed + stages * stage;
     cudaFuncSetAttribute(walk<Inner, Outer, Reverse, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (a.segments > 1) {
         using S = room<Inner, Outer, false>;
@@ -887,8 +913,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode> cudaError_t launch_wa
         own.state = NULL;
         cudaFuncSetAttribute(walk<Inner, Outer, Reverse, false, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, sum_bytes);
         walk<Inner, Outer, Reverse, false, true><<<dim3(grid.x, grid.y, grid.z - 1), Outer * 2, sum_bytes, stream>>>(own, stages, stage);
-        chain<<<dim3((unsigned)((a.inner * a.outer + 255) / 256), grid.x), 256, 0, stream>>>(a.slices, a.segments, a.inner, a.outer, a.state, a.state_row,
-                                                                                            a.state_column, a.sums, a.totals);
+        chain<<<dim3((unsigned)((a.inner * a.outer + 255) / 256), grid.x), 256, 0, stream>>>(
+            a.slices, a.segments, a.inner, a.outer, a.state, a.state_row, a.state_column, a.sums, a.totals);
         scan rest = a;
         rest.state = a.sums;
         walk<Inner, Outer, Reverse, Decode, false><<<grid, Outer * 2, bytes, stream>>>(rest, stages, stage);
@@ -899,7 +925,8 @@ template <int Inner, int Outer, bool Reverse, bool Decode> cudaError_t launch_wa
 }
 
 template <int Inner, int Outer, bool Decode> cudaError_t launch(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
-    return a.reverse ? launch_way<Inner, Outer, true, Decode>(a, grid, shared_bytes, stream) : launch_way<Inner, Outer, false, Decode>(a, grid, shared_bytes, stream);
+    return a.reverse ? launch_way<Inner, Outer, true, Decode>(a, grid, shared_bytes, stream)
+                     : launch_way<Inner, Outer, false, Decode>(a, grid, shared_bytes, stream);
 }
 
 struct shape_of_launch {
@@ -928,7 +955,8 @@ shape_of_launch choose(const tn_la_scan *s, int multiprocessors) {
 /* Bytes of shared memory with two stages. */
 int64_t least_room(const tn_la_scan *s) {
     const shape_of_launch l = choose(s, 1);
-    const int64_t x = CHUNK * 2 * (int64_t)l.inner, z = CHUNK * 2 * (int64_t)l.outer, staged = s->decode ? CHUNK * 4 * (int64_t)(l.outer + 4) : 0;
+    const int64_t x = CHUNK * 2 * (int64_t)l.inner, z = CHUNK * 2 * (int64_t)l.outer,
+                  staged = s->decode ? CHUNK * 4 * (int64_t)(l.outer + 4) : 0;
     const int64_t factor = s->factor_of == TN_LA_FACTOR_NONE ? 0 : s->factor_of == TN_LA_FACTOR_Z ? z : x;
     return room<64, 64, false>::fixed + staged + 2 * (2 * x + z + factor);
 }
@@ -972,17 +1000,22 @@ size_t tn_la_scan_workspace(const tn_la_scan *s, const tn_device *device) {
 /* With `value`: s and that in one sweep. */
 static cudaError_t run_on_hopper(const tn_la_scan *s, const tn_la_scan *value, int segments, float *sums, cudaStream_t stream) {
     const int64_t slices = s->sequences * s->heads;
-    if (segments == 1) return value ? tn_la_sweep_hopper_run(s, value, 1, NULL, stream) : tn_la_scan_hopper_run(s, 1, NULL, NULL, false, stream);
+    if (segments == 1)
+        return value ? tn_la_sweep_hopper_run(s, value, 1, NULL, stream) : tn_la_scan_hopper_run(s, 1, NULL, NULL, false, stream);
     float *totals = sums + segments * slices * s->inner * s->outer;
     cudaError_t said = tn_la_scan_hopper_run(s, segments, sums, totals, true, stream);
     if (said != cudaSuccess) return said;
-    chain<<<dim3((unsigned)((s->inner * s->outer + 255) / 256), (unsigned)slices), 256, 0, stream>>>(slices, segments, s->inner, s->outer, s->state, s->state_row,
-                                                                                                    s->state_column, sums, totals);
-    return value ? tn_la_sweep_hopper_run(s, value, segments, sums, stream) : tn_la_scan_hopper_run(s, segments, sums, totals, false, stream);
+    chain<<<dim3((unsigned)((s->inner * s->outer + 255) / 256), (unsigned)slices), 256, 0, stream>>>(
+        slices, segments, s->inner, s->outer, s->state, s->state_row, s->state_column, sums, totals);
+    return value ? tn_la_sweep_hopper_run(s, value, segments, sums, stream)
+                 : tn_la_scan_hopper_run(s, segments, sums, totals, false, stream);
 }
 
-bool tn_la_scan_pair_fits(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device) { return tn_la_sweep_hopper_fits(key, value, device); }
-cudaError_t tn_la_scan_pair_run(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device, void *workspace, cudaStream_t stream) {
+bool tn_la_scan_pair_fits(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device) {
+    return tn_la_sweep_hopper_fits(key, value, device);
+}
+cudaError_t tn_la_scan_pair_run(const tn_la_scan *key, const tn_la_scan *value, const tn_device *device, void *workspace,
+                                cudaStream_t stream) {
     if (key->sequences * key->heads == 0) return cudaSuccess;
     return run_on_hopper(key, value, choose(key, device->multiprocessors).segments, (float *)workspace, stream);
 }
@@ -992,7 +1025,8 @@ cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *w
     if (s->sequences * s->heads == 0) return cudaSuccess;
     if (tn_la_scan_hopper_fits(s, device)) return run_on_hopper(s, NULL, l.segments, (float *)workspace, stream);
     scan a;
-    a.xyz[0] = operand_of(s->x), a.xyz[1] = operand_of(s->y), a.xyz[2] = operand_of(s->z), a.factor = operand_of(s->factor), a.gate = operand_of(s->gate), a.raw = operand_of(s->raw), a.times = operand_of(s->times);
+    a.xyz[0] = operand_of(s->x), a.xyz[1] = operand_of(s->y), a.xyz[2] = operand_of(s->z), a.factor = operand_of(s->factor),
+    a.gate = operand_of(s->gate), a.raw = operand_of(s->raw), a.times = operand_of(s->times);
     a.factor_of = s->factor_of;
     a.settles = s->factor_of != TN_LA_FACTOR_NONE;
     for (int i = 0; i < 3; i++) a.settles |= a.xyz[i].act != TN_NONE || a.xyz[i].encoded;
@@ -1012,6 +1046,7 @@ cudaError_t tn_la_scan_run(const tn_la_scan *s, const tn_device *device, void *w
     const int shared_bytes = (int)device->shared_bytes;
     const dim3 grid((unsigned)a.slices, (unsigned)l.blocks, (unsigned)l.segments);
     if (l.inner == 256) return launch<256, 128, false>(a, grid, shared_bytes, stream);
-    if (l.inner == 64) return s->decode ? launch<64, 64, true>(a, grid, shared_bytes, stream) : launch<64, 64, false>(a, grid, shared_bytes, stream);
+    if (l.inner == 64)
+        return s->decode ? launch<64, 64, true>(a, grid, shared_bytes, stream) : launch<64, 64, false>(a, grid, shared_bytes, stream);
     return s->decode ? launch<128, 128, true>(a, grid, shared_bytes, stream) : launch<128, 128, false>(a, grid, shared_bytes, stream);
 }

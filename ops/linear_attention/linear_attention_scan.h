@@ -53,8 +53,8 @@ typedef struct tn_la_scan {
 
     const float *state; /* S before the first token (in the scan's order) of each sequence and head; NULL: zeros */
     float *state_out;   /* and after the last; NULL: not wanted */
-    /* Every TN_LA_ANCHOR_TOKENS tokens S once more, as it is between that token and the one before it: [b h][tokens / .. + 1] of them, of which
-     * one at a distance of k times as many from the begin f of its sequence is number f / .. + k. NULL: not wanted. */
+    /* Every TN_LA_ANCHOR_TOKENS tokens S once more, as it is between that token and the one before it: [b h][tokens / .. + 1] of them, of
+     * which one at a distance of k times as many from the begin f of its sequence is number f / .. + k. NULL: not wanted. */
     float *anchors;
     int64_t state_row, state_column; /* elements from one row or column of S to the next; a state has inner x outer of them */
 } tn_la_scan;
@@ -62,8 +62,8 @@ typedef struct tn_la_scan {
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
-/* linear_attention_scan.cu: bf16 on tensor cores, for what fits (widths, alignment, positions). The number of multiprocessors decides how many
- * segments a sequence is cut into, and that the order of sums. */
+/* linear_attention_scan.cu: bf16 on tensor cores, for what fits (widths, alignment, positions). The number of multiprocessors decides how
+ * many segments a sequence is cut into, and that the order of sums. */
 bool tn_la_scan_fits(const tn_la_scan *scan, const tn_device *device);
 int tn_la_scan_parts(const tn_la_scan *scan, const tn_device *device);    /* of columns: dots has as many */
 int tn_la_scan_segments(const tn_la_scan *scan, const tn_device *device); /* theta_parts likewise */

@@ -1,4 +1,5 @@
-/* The scan on Hopper's tensor cores: wgmma with states of 128 x 128, operands as they come. With warpgroups as in linear_attention_scan_hopper.cuh,
+/* The scan on Hopper's tensor cores: wgmma with states of 128 x 128, operands as they come. With warpgroups as in
+ * linear_attention_scan_hopper.cuh,
  *
  *     P  = mask (x y')        [ 64 x 64 ]      by the first, while the others are at the chunk before; x, y from shared memory
  *     o' = S' x' + z' P'      [ 64 x 64 ]      by the others: A = S' rounded, from registers; x, z, P from shared memory

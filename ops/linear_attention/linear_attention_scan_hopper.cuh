@@ -1,6 +1,6 @@
-/* What the two Hopper kernels of causal linear attention share. A block has three warpgroups: the first brings chunks of 64 tokens by cp.async,
- * cumulates their decay and makes the masked products of pairs of tokens; the other two keep half of S each, transposed, 64 x 128 in
- * accumulators, and make what comes out. What is full and what is free again is said by mbarriers. */
+/* What the two Hopper kernels of causal linear attention share. A block has three warpgroups: the first brings chunks of 64 tokens by
+ * cp.async, cumulates their decay and makes the masked products of pairs of tokens; the other two keep half of S each, transposed, 64 x 128
+ * in accumulators, and make what comes out. What is full and what is free again is said by mbarriers. */
 #ifndef TENON_LINEAR_ATTENTION_SCAN_HOPPER_CUH
 #define TENON_LINEAR_ATTENTION_SCAN_HOPPER_CUH
 
@@ -103,7 +103,8 @@ template <int Registers> TN_TILE_DEVICE void tn_hopper_take_registers() {
 
 /* ---- products ---- */
 
-/* c [64 x 64] += a b, both from shared memory; AByRows: rows of a's tile are k (tn_wgmma_rows), else m (tn_wgmma_columns); b likewise with n. */
+/* c [64 x 64] += a b, both from shared memory; AByRows: rows of a's tile are k (tn_wgmma_rows), else m (tn_wgmma_columns); b likewise with
+ * n. */
 template <bool AByRows, bool BByRows> TN_TILE_DEVICE void tn_hopper_product(float (&c)[8][4], uint64_t a, uint64_t b) {
 #if TN_TILE_WGMMA
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
@@ -387,8 +388,8 @@ template <int N> TN_TILE_DEVICE void tn_hopper_fold(float (&v)[16], int lane) {
         v[i] = keep + __shfl_xor_sync(0xffffffffu, send, 2 * N);
     }
 }
-/* The warp's part of <o_t, raw_t> for its 16 features to parts[64]; then to o' what a token has from itself, which dots leave out. raw and z: panels
- * with the lane's part of the address. */
+/* The warp's part of <o_t, raw_t> for its 16 features to parts[64]; then to o' what a token has from itself, which dots leave out. raw and
+ * z: panels with the lane's part of the address. */
 TN_TILE_DEVICE void tn_hopper_dots(float (&o)[8][4], uint32_t raw_panel, uint32_t z_panel, int chunk, const float *diagonal, float *parts,
                                    int lane, int pair) {
     float dots[16];

@@ -1,19 +1,19 @@
 /* S = state + kb' vb of every head: one read of k and v.
  *
- * Every block that fits on the GPU at once gets the same number of tiles of 64 tokens (tn_la_deal), so that every multiprocessor moves the same
- * bytes whatever b h and m are: whole heads first, then a run of the tiles of the heads that are left over. It walks them through a ring of
- * tiles in shared memory, keeps S of the head it is in as accumulators and writes them when the head or the run ends: to S itself where it has
- * had all of the head, else to a part of its own ([block + head left over]: unique, since from one to the next meeting of a block and a head
- * at least one of the two goes up by one). A second kernel adds a head's parts in order.
+ * Every block that fits on the GPU at once gets the same number of tiles of 64 tokens (tn_la_deal), so that every multiprocessor moves the
+ * same bytes whatever b h and m are: whole heads first, then a run of the tiles of the heads that are left over. It walks them through a
+ * ring of tiles in shared memory, keeps S of the head it is in as accumulators and writes them when the head or the run ends: to S itself
+ * where it has had all of the head, else to a part of its own ([block + head left over]: unique, since from one to the next meeting of a
+ * block and a head at least one of the two goes up by one). A second kernel adds a head's parts in order.
  *
  *     k tile [64 tokens][d]  --ldmatrix, transposed-->  A fragments: warp w has slots 16 w .. 16 w + 15 of all tokens,
  *                            turned by LRPE in registers (cosine: one fragment becomes two); no element is encoded twice
  *     v tile [64 tokens][e]  --ldmatrix or wgmma--->    B
  *     accumulators           warp w: rows 16 w .. of S (cosine: and those of the sines; d above 128: and 128 + 16 w ..) x all columns, f32
  *
- * Turning: a thread has 2 slots x 4 tokens of every 16. Their cosines and sines are computed at the begin of every fourth tile and turned on by
- * 16 tokens in between (four multiply-adds), as long as tokens stand on one axis; else they are computed for every token.
- * f32: blocks take 64 columns of v each, k is read once for each of them, and products run as six bf16 ones. */
+ * Turning: a thread has 2 slots x 4 tokens of every 16. Their cosines and sines are computed at the begin of every fourth tile and turned
+ * on by 16 tokens in between (four multiply-adds), as long as tokens stand on one axis; else they are computed for every token. f32: blocks
+ * take 64 columns of v each, k is read once for each of them, and products run as six bf16 ones. */
 #include "linear_attention_state.cuh"
 
 #define MAX_STAGES 4
@@ -116,8 +116,8 @@ template <typename T, int W, int E, int D = W> bool plan(tn_la_forward *f, const
     f->stages = stages;
     int64_t resident = (int64_t)device->multiprocessors * (two_blocks ? 2 : 1) / slices;
     if (resident < 1) resident = 1;
-    /* A block for each head, so that none is cut: where they fill the blocks that fit, or wait for memory alone (some multiprocessors have two,
-     * some one), or where heads are so short that parts would cost more than a gap. */
+    /* A block for each head, so that none is cut: where they fill the blocks that fit, or wait for memory alone (some multiprocessors have
+     * two, some one), or where heads are so short that parts would cost more than a gap. */
     const int64_t per_head = (f->k.tokens + TN_LA_TILE_TOKENS - 1) / TN_LA_TILE_TOKENS, waves = (f->heads + resident - 1) / resident;
     bool filled = f->heads * 100 >= waves * resident * 90, shared_out = two_blocks && f->heads * 2 >= resident && per_head <= 64;
     tn_la_deal_out(&f->state_deal, f->heads, per_head, filled || shared_out || per_head <= 4 ? f->heads : resident);

@@ -9,8 +9,8 @@
 
 namespace {
 
-/* Shared memory of one block, in bytes from its begin: stages of a k tile and a v tile, then, for f32, the planes of the v tile in use, then
- * coordinates. D: width of a k tile. */
+/* Shared memory of one block, in bytes from its begin: stages of a k tile and a v tile, then, for f32, the planes of the v tile in use,
+ * then coordinates. D: width of a k tile. */
 template <typename T, int W, int E, int D = W> struct state_layout {
     typedef tn_tile_share<T, TN_LA_TILE_TOKENS, D, 2 * W, 1> share_k;
     typedef tn_tile_share<T, TN_LA_TILE_TOKENS, E, 2 * W, 1> share_v;
@@ -244,8 +244,8 @@ template <typename T, int W, int E, int Kind, int Act, bool Wgmma> struct state_
                 }
             }
     }
-    /* Written to [state_rows][e] of a head. Neighbouring threads exchange pairs first, so that each writes 16 bytes: of block j or, the odd ones,
-     * of block j + 1. */
+    /* Written to [state_rows][e] of a head. Neighbouring threads exchange pairs first, so that each writes 16 bytes: of block j or, the odd
+     * ones, of block j + 1. */
     __device__ __forceinline__ void write(float *to, const tn_la_forward &f, int slot, int column) {
         const bool odd = threadIdx.x & 1;
         const int first = column + (threadIdx.x & 2) * 2 + (odd ? 8 : 0);

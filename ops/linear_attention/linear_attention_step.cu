@@ -1,8 +1,9 @@
-/* One token of generation: S = decay S + kb' vb, o = gb * (qb S), with the state read once and written once, which are the bytes that count.
+/* One token of generation: S = decay S + kb' vb, o = gb * (qb S), with the state read once and written once, which are the bytes that
+ * count.
  *
- * A block takes a head and some columns of S, four adjacent ones a thread; threads of a column share its rows out among them. Each thread has
- * eight 16-byte loads of S under way. q and k (activated, turned) lie in shared memory; partial sums of o meet there in a fixed order. The
- * state may be written where it was read. */
+ * A block takes a head and some columns of S, four adjacent ones a thread; threads of a column share its rows out among them. Each thread
+ * has eight 16-byte loads of S under way. q and k (activated, turned) lie in shared memory; partial sums of o meet there in a fixed order.
+ * The state may be written where it was read. */
 #include "linear_attention_plain.cuh"
 #include "linear_attention_step.h"
 
@@ -70,7 +71,8 @@ template <typename T> __global__ void __launch_bounds__(THREADS) take_step(const
 #pragma unroll
             for (int u = 0; u < AHEAD; u++) {
                 int row = row0 + u * groups;
-                s[u] = a.state && row < a.rows ? *reinterpret_cast<const float4 *>(a.state + begin + (int64_t)row * a.e) : make_float4(0, 0, 0, 0);
+                s[u] = a.state && row < a.rows ? *reinterpret_cast<const float4 *>(a.state + begin + (int64_t)row * a.e)
+                                               : make_float4(0, 0, 0, 0);
             }
 #pragma unroll
             for (int u = 0; u < AHEAD; u++) {
@@ -96,13 +98,15 @@ template <typename T> __global__ void __launch_bounds__(THREADS) take_step(const
     }
 }
 
-template <typename T> void launch(const step &a, dim3 grid, size_t bytes, cudaStream_t stream) { take_step<T><<<grid, THREADS, bytes, stream>>>(a); }
+template <typename T> void launch(const step &a, dim3 grid, size_t bytes, cudaStream_t stream) {
+    take_step<T><<<grid, THREADS, bytes, stream>>>(a);
+}
 
 } // namespace
 
 extern "C" bool tn_la_step_fits(const tn_la_problem *p) {
-    return p->n == 1 && !p->cu_seqlens && p->dtype != TN_F64 && p->e % 4 == 0 && p->e <= 1024 && p->state_rows <= 2048 && tn_aligned16(p->state) &&
-           tn_aligned16(p->state_out);
+    return p->n == 1 && !p->cu_seqlens && p->dtype != TN_F64 && p->e % 4 == 0 && p->e <= 1024 && p->state_rows <= 2048 &&
+           tn_aligned16(p->state) && tn_aligned16(p->state_out);
 }
 
 extern "C" int tn_la_step(const tn_op_call *call, const tn_la_problem *p) {
@@ -120,7 +124,8 @@ extern "C" int tn_la_step(const tn_op_call *call, const tn_la_problem *p) {
     if (slices == 0) return 0;
     /* Fewer columns a block where there are few heads; no fewer than 32, a whole line. */
     int columns = a.e < 512 ? a.e : 512;
-    while (columns % 8 == 0 && columns > 32 && slices * ((a.e + columns - 1) / columns) < 4 * (int64_t)call->device->multiprocessors) columns /= 2;
+    while (columns % 8 == 0 && columns > 32 && slices * ((a.e + columns - 1) / columns) < 4 * (int64_t)call->device->multiprocessors)
+        columns /= 2;
     a.columns = columns;
     const dim3 grid((unsigned)slices, (unsigned)((a.e + columns - 1) / columns));
     const int groups = THREADS / (columns / 4);

@@ -1,5 +1,5 @@
-/* The tile functions for one type: included by linear_attention_cpu_tile.c after tile_f32.h and after tile_f64.h, which say what REAL, OF(name) and the
- * primitives are. */
+/* The tile functions for one type: included by linear_attention_cpu_tile.c after tile_f32.h and after tile_f64.h, which say what REAL,
+ * OF(name) and the primitives are. */
 
 static REAL *OF(row_of)(const void *tile, int64_t ld, int64_t i) { return (REAL *)tile + i * ld; }
 

@@ -23,7 +23,8 @@ typedef struct tn_la_tile_ops {
     /* tile := scale * lrpe(act(x)); fills turn where x is encoded. */
     void (*prepare)(const tn_la_problem *p, const tn_la_operand *x, const tn_la_place *at, double scale, void *tile, int64_t ld,
                     tn_la_turn turn);
-    /* d, the gradient of tile = prepare(x), becomes that of act(x). turned[i], unless NULL, gains coordinate * gradient of feature i's angle. */
+    /* d, the gradient of tile = prepare(x), becomes that of act(x). turned[i], unless NULL, gains coordinate * gradient of feature i's
+     * angle. */
     void (*turn_back)(const tn_la_operand *x, const tn_la_place *at, double scale, const void *tile, void *d, int64_t ld, tn_la_turn turn,
                       double *turned);
     /* dx := the gradient of x for d, that of act(x). `row` is room for one row; `sums` as sequence_sums leaves them. */

@@ -1,10 +1,9 @@
 /* Tiles of tokens in shared memory, and products of them on tensor cores: what the forward and backward kernels are made of.
  *
  * A tile is [rows][width] bf16, width 64 or 128, in panels of 64 columns. A row of a panel is 128 bytes, eight chunks of 16, and chunk c of
- * row r lies at place c ^ (r & 7). So 16-byte stores of rows, ldmatrix of 8 x 8 blocks (straight or transposed) and wgmma descriptors with a
- * 128-byte swizzle all meet the same tile without bank conflicts. A tile begins at a multiple of 1024 bytes.
- * f32 numbers become three of bf16 (x = x0 + x1 + x2, all 24 bits), and a product of f32 matrices six products of bf16 ones: those whose planes
- * add up to 2 or less.
+ * row r lies at place c ^ (r & 7). So 16-byte stores of rows, ldmatrix of 8 x 8 blocks (straight or transposed) and wgmma descriptors with
+ * a 128-byte swizzle all meet the same tile without bank conflicts. A tile begins at a multiple of 1024 bytes. f32 numbers become three of
+ * bf16 (x = x0 + x1 + x2, all 24 bits), and a product of f32 matrices six products of bf16 ones: those whose planes add up to 2 or less.
  *
  *     panel 0: row 0  | c0 c1 c2 c3 c4 c5 c6 c7 |    panel 1: row 0 | c8 c9 ...
  *              row 1  | c1 c0 c3 c2 c5 c4 c7 c6 |
@@ -131,7 +130,8 @@ TN_TILE_DEVICE void tn_fragment_b(uint32_t (&b)[4], uint32_t tile, int rows, int
     int lane = threadIdx.x & 31;
     tn_tile_blocks_transposed(b, tile + tn_tile_chunk(rows, row + (lane & 15), chunk + (lane >> 4)));
 }
-/* Two B's of the tile transposed: n = its rows, k = the 16 columns of chunk and chunk + 1; b[0], b[1] of rows row.., b[2], b[3] of row + 8... */
+/* Two B's of the tile transposed: n = its rows, k = the 16 columns of chunk and chunk + 1; b[0], b[1] of rows row.., b[2], b[3] of row +
+ * 8... */
 TN_TILE_DEVICE void tn_fragment_b_transposed(uint32_t (&b)[4], uint32_t tile, int rows, int row, int chunk) {
     int lane = threadIdx.x & 31;
     tn_tile_blocks(b, tile + tn_tile_chunk(rows, row + (lane & 7) + (lane & 16) / 2, chunk + (lane >> 3 & 1)));
@@ -283,9 +283,9 @@ TN_TILE_DEVICE void tn_turn_on(float &c, float &s, float dc, float ds) {
     c = on;
 }
 
-/* Slots: the order in which fragments take features. With rotate, the two features of a pair are 8 slots apart, so that one thread has both:
- * slots 16 i .. 16 i + 7 are features 8 i .. and slots 16 i + 8 .. are features d / 2 + 8 i ... Otherwise slot = feature. d % 16 == 0.
- * The chunk (8 features) of a chunk of slots: */
+/* Slots: the order in which fragments take features. With rotate, the two features of a pair are 8 slots apart, so that one thread has
+ * both: slots 16 i .. 16 i + 7 are features 8 i .. and slots 16 i + 8 .. are features d / 2 + 8 i ... Otherwise slot = feature. d % 16 ==
+ * 0. The chunk (8 features) of a chunk of slots: */
 TN_TILE_DEVICE int tn_slot_chunk(bool rotate, int d, int slot_chunk) {
     return rotate && slot_chunk < d >> 3 ? (slot_chunk >> 1) + (slot_chunk & 1) * (d >> 4) : slot_chunk;
 }
