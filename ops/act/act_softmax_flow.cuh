@@ -6,26 +6,32 @@
  *
  *     2 warps  loaders   memory -> chunk, once summers and writers are through with what was there
  *     8        summers   chunks -> maximum and sum of each column, of each warp
- *     4        tellers   these -> the block's numbers, on the board
+ *     2        tellers   these -> the block's numbers, on the board
  *     8        hearers   the board: the numbers of all blocks of the group, always in the same order -> the slab's numbers
  *     8        writers   chunks, the slab's numbers -> memory
  *
- *     axis up to      768   1152  ..  8448   16896   25344   33792   50688   101376   (132 multiprocessors; 384 to 768 rows a block)
- *     blocks            2      3        22      22      33      44      66      132
+ *     axis up to      768   1152  ..  8448   16896   33792   50688   101376   (132 multiprocessors; 384 to 768 rows a block)
+ *     blocks            2      3        22      44      44      66      132
  *
  * Each waits for what it needs at an mbarrier, at which every lane of those before it arrives. So later chunks are loaded and summed while
- * hearers wait for the group's slowest block, until the ring is full. A number on the board carries the number of its slab, as those of
- * tn_group do, and is moved with it by one access. Every block reads all the others' numbers itself: merging by turns, a share of the
- * columns each, is a second way through L2 and costs 2 to 5%; looking before the block itself has told, another 1 to 4%. */
+ * hearers wait for the group's slowest block, until the ring is full. Of 384 rows it holds the next slab too, so that this one is told
+ * before the last is written; of 768 it holds one, and memory stands still for 10% of the time.
+ *
+ * A number on the board carries the number of its slab, as those of tn_group do, and is moved with it by one access. Every block reads all
+ * the others' numbers itself: merging by turns, a share of the columns each, is a second way through L2 and costs 2 to 5%; looking before
+ * the block itself has told, another 1 to 4%. Boards are cleared while the first chunks are on their way. */
 #ifndef TENON_ACT_SOFTMAX_FLOW_CUH
 #define TENON_ACT_SOFTMAX_FLOW_CUH
+
+#include <cooperative_groups.h>
+#include <limits.h>
 
 #include "act_softmax_cuda.cuh"
 
 namespace {
 
 #define FLOW_TEAM 256 /* summers; writers; hearers */
-#define FLOW_TELLERS 128
+#define FLOW_TELLERS 64
 #define FLOW_LOADERS 64
 #define FLOW_THREADS (3 * FLOW_TEAM + FLOW_TELLERS + FLOW_LOADERS)
 #define FLOW_WARPS (FLOW_TEAM / TN_WARP)
@@ -33,9 +39,11 @@ namespace {
 #define FLOW_WIDE(backward) ((backward) ? 8 : 16)      /* packs: 256 bytes of a row, or 128 of either tensor's */
 #define FLOW_RUN_ROWS 384                              /* 96 KiB: less is not worth a block */
 #define FLOW_MOST_ROWS 768                             /* nearly all the ring holds */
-#define FLOW_GROUPS 6  /* at once, where runs are between the two: many, so that some move bytes while others meet */
-#define FLOW_RESULTS 4 /* slabs whose numbers have been heard and are not written yet */
-#define FLOW_TOLD 16   /* more slabs than a ring holds */
+#define FLOW_GROUPS 3 /* at once, where runs are between the two: of larger groups every block reads too many numbers */
+#define FLOW_HEARD 44 /* blocks of which a hearer asks for all numbers at once: those of a third of the GPU */
+#define FLOW_ASKED(backward) ((backward) ? 6 : 3) /* chunks on their way: 48 KiB. More stand in the way of what blocks tell each other */
+#define FLOW_RESULTS 4                            /* slabs whose numbers have been heard and are not written yet */
+#define FLOW_TOLD 16                              /* more slabs than a ring holds */
 #define FLOW_LOWEST -3.0e38f
 
 /* ---- mbarriers ---- */
@@ -175,17 +183,8 @@ static bool plan_flow(const softmax_shape &s, int n, bool backward, const tn_dev
 
 /* ---- kernel ---- */
 
-/* Maxima are kept times log2 e, and are FLOW_LOWEST at least, so that none is infinitely far from another. */
-template <bool Max> __device__ __forceinline__ void flow_merge(float *max, float *sum, float part_max, float part) {
-    if (!Max) {
-        *sum += part;
-        return;
-    }
-    float above = fmaxf(*max, part_max);
-    *sum = *sum * power_of_2(*max - above) + part * power_of_2(part_max - above);
-    *max = above;
-}
-/* Both lanes get the same. */
+/* Maxima are kept times log2 e, and are FLOW_LOWEST at least, so that none is infinitely far from another. Both lanes get the
+ * same. */
 template <bool Max> __device__ __forceinline__ void flow_merge_lanes(float *max, float *sum, int apart) {
     if (Max) {
         float above = fmaxf(*max, __shfl_xor_sync(0xffffffffu, *max, apart));
@@ -194,6 +193,12 @@ template <bool Max> __device__ __forceinline__ void flow_merge_lanes(float *max,
     }
     *sum += __shfl_xor_sync(0xffffffffu, *sum, apart);
 }
+
+/* Where the loaders are. */
+struct flow_loader {
+    int slab, chunk, asked;
+    flow_turn slot, coming; /* the next; the first that is on its way */
+};
 
 template <typename T, bool Backward> struct softmax_flow_block {
     static constexpr bool Max = !Backward;
@@ -235,6 +240,11 @@ template <typename T, bool Backward> struct softmax_flow_block {
         for (int i = 0; i < FLOW_TOLD; i++) flow_make(told + i, FLOW_TELLERS);
         for (int i = 0; i < FLOW_RESULTS; i++) flow_make(result_full + i, FLOW_TEAM), flow_make(result_empty + i, FLOW_TEAM);
     }
+    /* My numbers on the board are of no slab. */
+    __device__ __forceinline__ void clear_board() const {
+        for (int i = threadIdx.x; i < plan.sides * columns; i += FLOW_THREADS)
+            board[(int64_t)(i / columns * plan.blocks + rank) * columns + i % columns] = word{};
+    }
     __device__ __forceinline__ void next_slab() {
         group += n_groups;
         while (group >= plan.groups) group -= plan.groups, outer++;
@@ -250,27 +260,30 @@ template <typename T, bool Backward> struct softmax_flow_block {
         return (left < plan.rows ? left : plan.rows) - t / WIDE;
     }
 
-    __device__ __forceinline__ void load(const T *from, const T *d, int t) {
+    /* The chunks from the loader's place on, `most` of them. */
+    __device__ __forceinline__ void load(const T *from, const T *d, int t, flow_loader *at, int most) {
         const int64_t step = FLOW_LOADERS / WIDE * s.inner;
-        flow_turn slot;
-        for (int i = 0; i < n_mine; i++, next_slab()) {
-            int64_t at = place(t);
-            for (int c = 0; c < plan.chunks; c++, at += plan.rows * s.inner) {
-                const int left = rows_left(c, t);
-                uint4 *packs = ring + slot.at * CHUNK + t;
-                flow_await(empty + slot.at, slot.phase ^ 1);
-#pragma unroll 4
-                for (int k = 0; k < PLANE / FLOW_LOADERS; k++)
-                    if (k * (FLOW_LOADERS / WIDE) < left) {
-                        tn_copy_async(packs + k * FLOW_LOADERS, from + at + k * step, true);
-                        if (Backward) tn_copy_async(packs + k * FLOW_LOADERS + PLANE, d + at + k * step, true);
-                    }
-                flow_arrive_with_copies(full + slot.at);
-                slot.next(plan.slots);
+        for (; most > 0 && at->slab < n_mine; most--) {
+            const int left = rows_left(at->chunk, t);
+            const int64_t first_pack = place(t) + at->chunk * plan.rows * s.inner;
+            uint4 *packs = ring + at->slot.at * CHUNK + t;
+            flow_await(empty + at->slot.at, at->slot.phase ^ 1);
+            if (at->asked == FLOW_ASKED(Backward)) {
+                flow_await(full + at->coming.at, at->coming.phase);
+                at->coming.next(plan.slots);
+            } else {
+                at->asked++;
             }
+#pragma unroll 4
+            for (int k = 0; k < PLANE / FLOW_LOADERS; k++)
+                if (k * (FLOW_LOADERS / WIDE) < left) {
+                    tn_copy_async(packs + k * FLOW_LOADERS, from + first_pack + k * step, true);
+                    if (Backward) tn_copy_async(packs + k * FLOW_LOADERS + PLANE, d + first_pack + k * step, true);
+                }
+            flow_arrive_with_copies(full + at->slot.at);
+            at->slot.next(plan.slots);
+            if (++at->chunk == plan.chunks) at->chunk = 0, at->slab++, next_slab();
         }
-        tn_copy_async_close();
-        tn_copy_async_wait<0>();
     }
     /* A thread's packs of a chunk; where there is none, what changes neither maximum nor sum. */
     __device__ __forceinline__ void take(flow_turn *slot, int c, int t, uint4 (&raw)[PACKS], uint4 (&raw_d)[PACKS]) const {
@@ -338,56 +351,77 @@ template <typename T, bool Backward> struct softmax_flow_block {
         }
     }
     __device__ __forceinline__ void tell(int t) const {
-        flow_turn part, mine, side;
-        for (int i = 0; i < n_mine; i++) {
-            float max = FLOW_LOWEST, sum = 0;
-            flow_await(parts_full, part.phase);
-            if (t < columns) {
+        for (int i = 0, side = 0; i < n_mine; i++) {
+            flow_await(parts_full, i % 2);
+#pragma unroll
+            for (int column = t; column < columns; column += FLOW_TELLERS) {
+                float max = FLOW_LOWEST, sum = 0;
                 if (Max)
 #pragma unroll
-                    for (int w = 0; w < FLOW_WARPS; w++) max = fmaxf(max, parts[w * columns + t]);
+                    for (int w = 0; w < FLOW_WARPS; w++) max = fmaxf(max, parts[w * columns + column]);
 #pragma unroll
                 for (int w = 0; w < FLOW_WARPS; w++) {
-                    float part = parts[(FLOW_WARPS + w) * columns + t];
-                    sum += Max ? part * power_of_2(parts[w * columns + t] - max) : part;
+                    float part = parts[(FLOW_WARPS + w) * columns + column];
+                    sum += Max ? part * power_of_2(parts[w * columns + column] - max) : part;
                 }
-                on_board::put(board + (int64_t)(side.at * plan.blocks + rank) * columns + t, i + 1, max, sum);
+                on_board::put(board + (int64_t)(side * plan.blocks + rank) * columns + column, i + 1, max, sum);
             }
-            flow_arrive(parts_empty), flow_arrive(told + mine.at);
-            part.next(1), mine.next(FLOW_TOLD), side.next(plan.sides);
+            flow_arrive(parts_empty), flow_arrive(told + i % FLOW_TOLD);
+            if (++side == plan.sides) side = 0;
         }
+    }
+    /* The numbers of one column, of blocks LANES apart: MANY of them, or the `left` that remain. The first late one is waited for; then the
+     * others are asked for again, all at once, since each would take a way to L2 and back. */
+    template <int LANES, int MANY>
+    static __device__ __forceinline__ void hear_blocks(const word *from, int left, uint32_t slab, float *max, float *sum) {
+        word seen[MANY];
+#pragma unroll
+        for (int k = 0; k < MANY; k++)
+            if (k * LANES < left) seen[k] = on_board::look(from + k * LANES * columns);
+        for (bool late = true; late;) {
+            late = false;
+#pragma unroll
+            for (int k = 0; k < MANY; k++)
+                if (k * LANES < left && !on_board::is_of(seen[k], slab)) {
+                    do seen[k] = on_board::look(from + k * LANES * columns);
+                    while (!late && !on_board::is_of(seen[k], slab));
+                    late = true;
+                }
+        }
+        float above = *max;
+        if (Max) {
+#pragma unroll
+            for (int k = 0; k < MANY; k++)
+                if (k * LANES < left) above = fmaxf(above, on_board::max_of(seen[k]));
+            *sum *= power_of_2(*max - above);
+            *max = above;
+        }
+#pragma unroll
+        for (int k = 0; k < MANY; k++)
+            if (k * LANES < left)
+                *sum += Max ? on_board::sum_of(seen[k]) * power_of_2(on_board::max_of(seen[k]) - above) : on_board::sum_of(seen[k]);
     }
     /* A column has neighbouring lanes, of which each merges every so manyth block. */
     __device__ __forceinline__ void hear(int t) const {
-        constexpr int LANES = FLOW_TEAM / columns < TN_WARP ? FLOW_TEAM / columns : TN_WARP, AT_ONCE = sizeof(word) == 8 ? 12 : 8;
+        constexpr int LANES = FLOW_TEAM / columns < TN_WARP ? FLOW_TEAM / columns : TN_WARP, MANY = (FLOW_HEARD + LANES - 1) / LANES;
         const int lane = t % LANES, column = t / LANES;
-        flow_turn mine, side, place;
-        for (int i = 0; i < n_mine; i++) {
+        for (int i = 0, side = 0; i < n_mine; i++) {
+            const int place = i % FLOW_RESULTS;
+            const word *all = board + (int64_t)side * plan.blocks * columns + column;
             float max = FLOW_LOWEST, sum = 0;
-            const word *all = board + (int64_t)side.at * plan.blocks * columns + column;
-            flow_await(told + mine.at, mine.phase); /* looking earlier would only take time from memory */
-            for (int block = lane; block < plan.blocks && column < columns; block += AT_ONCE * LANES) {
-                word seen[AT_ONCE];
-#pragma unroll
-                for (int k = 0; k < AT_ONCE; k++)
-                    if (block + k * LANES < plan.blocks) seen[k] = on_board::look(all + (block + k * LANES) * columns);
-#pragma unroll
-                for (int k = 0; k < AT_ONCE; k++) {
-                    if (block + k * LANES >= plan.blocks) break;
-                    while (!on_board::is_of(seen[k], i + 1)) seen[k] = on_board::look(all + (block + k * LANES) * columns);
-                    flow_merge<Max>(&max, &sum, on_board::max_of(seen[k]), on_board::sum_of(seen[k]));
-                }
-            }
+            flow_await(told + i % FLOW_TOLD, i / FLOW_TOLD % 2); /* looking earlier would only take time from memory */
+            for (int block = lane; block < plan.blocks && column < columns; block += MANY * LANES)
+                hear_blocks<LANES, MANY>(all + block * columns, plan.blocks - block, i + 1, &max, &sum);
             __syncwarp();
 #pragma unroll
             for (int apart = 1; apart < LANES; apart *= 2) flow_merge_lanes<Max>(&max, &sum, apart);
-            flow_await(result_empty + place.at, place.phase ^ 1);
+            flow_await(result_empty + place, i / FLOW_RESULTS % 2 ^ 1);
             if (lane == 0 && column < columns) {
-                if (Max) result[place.at * columns + column] = max;
-                result[(FLOW_RESULTS + place.at) * columns + column] = Max ? 1.0f / sum : sum;
+                if (Max) result[place * columns + column] = max;
+                result[(FLOW_RESULTS + place) * columns + column] = Max ? 1.0f / sum : sum;
             }
-            flow_arrive(result_full + place.at);
-            mine.next(FLOW_TOLD), place.next(FLOW_RESULTS), side.next(plan.sides);
+            flow_arrive(result_full + place);
+            if (++side == plan.sides) side = 0;
         }
     }
     __device__ __forceinline__ void write(T *to, int t) {
@@ -430,20 +464,30 @@ __global__ void __launch_bounds__(FLOW_THREADS, 1) softmax_flow(T *to, const T *
                                                                 const __grid_constant__ flow_plan plan, void *boards) {
     extern __shared__ uint4 flow_shared[];
     softmax_flow_block<T, Backward> block(s, plan, flow_shared, boards);
-    if (threadIdx.x == 0) block.make_barriers();
-    __syncthreads();
+    flow_loader loader = {};
     int t = threadIdx.x;
+    const int t_loader = t - (FLOW_THREADS - FLOW_LOADERS);
+    if (t == 0) block.make_barriers();
+    block.clear_board();
+    cooperative_groups::grid_group grid = cooperative_groups::this_grid();
+    cooperative_groups::grid_group::arrival_token here = grid.barrier_arrive();
+    if (t_loader >= 0) block.load(from, d, t_loader, &loader, FLOW_ASKED(Backward));
+    grid.barrier_wait(static_cast<cooperative_groups::grid_group::arrival_token &&>(here)); /* all boards are clear */
+    if (t_loader >= 0) {
+        block.load(from, d, t_loader, &loader, INT_MAX);
+        tn_copy_async_close();
+        tn_copy_async_wait<0>();
+        return;
+    }
     if (t < FLOW_TEAM) return block.sum_up(t);
     if ((t -= FLOW_TEAM) < FLOW_TEAM) return block.write(to, t);
     if ((t -= FLOW_TEAM) < FLOW_TEAM) return block.hear(t);
-    if ((t -= FLOW_TEAM) < FLOW_TELLERS) return block.tell(t);
-    block.load(from, d, t - FLOW_TELLERS);
+    block.tell(t - FLOW_TEAM);
 }
 
 template <typename T, bool Backward> cudaError_t launch_flow(const softmax_job &job, const flow_plan &plan) {
     constexpr int columns = FLOW_WIDE(Backward) * tn_pack<T>::n;
     cudaError_t error = cudaFuncSetAttribute(softmax_flow<T, Backward>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)plan.shared);
-    if (error == cudaSuccess) error = cudaMemsetAsync(job.workspace, 0, flow_workspace(plan, columns, job.device), job.stream);
     if (error != cudaSuccess) return error;
     cudaLaunchAttribute cooperative;
     cooperative.id = cudaLaunchAttributeCooperative;
