@@ -1,16 +1,18 @@
 /* attention and tpa_attention on CUDA: which kernels a call is. */
 #include "../../libtensor/gemm_cuda.h"
 #include "attention_decode.h"
+#include "attention_decode_kv.h"
 #include "attention_fused.h"
 #include "attention_plain.h"
 
 #define ALIGNMENT 512
 
-typedef enum tn_at_way { WAY_PLAIN, WAY_FUSED, WAY_DECODE, WAY_COMPOSED } tn_at_way;
+typedef enum tn_at_way { WAY_PLAIN, WAY_FUSED, WAY_DECODE, WAY_DECODE_KV, WAY_COMPOSED } tn_at_way;
 
 /* What lies behind a sequence's keys may be NaN, which a GEMM over all of m would take in. */
 static tn_at_way way_of(const tn_op_call *call, const tn_at_problem *p, bool backward) {
     if (call->device->cuda_path == TN_CUDA_PLAIN || p->algo == TN_TPA_NAIVE) return WAY_PLAIN;
+    if (!backward && tn_at_decode_kv_fits(p, call->device)) return WAY_DECODE_KV;
     if (backward || p->n != 1 || !p->k.rank) return tn_at_fused_fits(p, call->device, backward) ? WAY_FUSED : WAY_PLAIN;
     if (p->algo == TN_TPA_COMPOSED) return p->seqlens || p->cu_seqlens || p->m == 0 ? WAY_PLAIN : WAY_COMPOSED;
     return tn_at_decode_fits(p, call->device) ? WAY_DECODE : WAY_PLAIN;
@@ -89,6 +91,7 @@ size_t tn_attention_workspace_cuda(const tn_op_call *call, bool backward) {
     switch (way_of(call, &problem, backward)) {
     case WAY_FUSED: return tn_at_fused_workspace(&problem, call->device, backward);
     case WAY_DECODE: return tn_at_decode_workspace(&problem, call->device);
+    case WAY_DECODE_KV: return tn_at_decode_kv_workspace(&problem, call->device);
     case WAY_COMPOSED: return room_of(&problem).all;
     default: return tn_at_plain_workspace(&problem, backward);
     }
@@ -101,6 +104,7 @@ tn_status tn_attention_forward_cuda(tn_op_call *call) {
     switch (way_of(call, &problem, false)) {
     case WAY_FUSED: error = tn_at_fused_forward(&problem, call->device, call->workspace, call->stream); break;
     case WAY_DECODE: error = tn_at_decode_forward(&problem, call->device, call->workspace, call->stream); break;
+    case WAY_DECODE_KV: error = tn_at_decode_kv_forward(&problem, call->device, call->workspace, call->stream); break;
     case WAY_COMPOSED: return composed_forward(call, &problem);
     default: error = tn_at_plain_forward(&problem, call->workspace, call->stream); break;
     }

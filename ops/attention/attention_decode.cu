@@ -483,21 +483,25 @@ bool split_in_cluster(const tn_at_problem *p, const tn_device *device, const for
     for (int64_t size = MOST_BLOCKS; size > 1; size /= 2) {
         int64_t each = (tiles + size - 1) / size;
         if (size > tiles || size * blocks > places_of(p, device, f, each) * 9 / 10) continue;
-        *split = { (int)size, (int)size, each * f.keys, false };
+        *split = { (int)size, (int)size, each * f.keys, 0 };
         return true;
     }
     return false;
 }
 
-/* For attention_decode_short.cu: a sequence in a cluster of 4, 2 or 1 blocks, of 4 warps, or of 8 or 16 where the keys ask for it, and 16
- * keys to a warp. Blocks of up to 8 warps share a multiprocessor with another. */
+/* For attention_decode_short.cu: a chunk's keys are 16 to a warp. Clusters of 4 find room in three quarters of the device at the least,
+ * since a GPC does not divide evenly into them; two clusters' blocks on one multiprocessor take longer than larger blocks on more of
+ * them. */
 bool split_short(const tn_at_problem *p, const tn_device *device, tn_at_split *split) {
-    int64_t blocks = p->b * head_blocks(p), places = multiprocessors_of(device);
+    int64_t blocks = p->b * head_blocks(p), places = multiprocessors_of(device), for_fours = places * 3 / 4, chunk = 64;
     if (!is_wide(p) || !tn_at_decode_short_fits(p->q.rank) || p->m > 512 || blocks > places) return false;
-    int64_t cluster = p->m <= 64 ? 1 : p->m > 128 && blocks * 4 <= places * 3 / 4 ? 4 : 2, chunk = 64;
+    int cluster = 2, sharers = p->m <= 128 || blocks * 4 <= places ? 2 : 1;
+    if (p->m <= 64) cluster = 1, sharers = blocks * 4 <= places ? 4 : 2;
+    else if (p->m > 256 && blocks * 4 <= for_fours) cluster = 4, sharers = 1;
+    else if (p->m > 128 && p->m <= 256 && p->d == 128 && blocks * 8 <= for_fours) cluster = 4;
     while (cluster * chunk < p->m) chunk *= 2;
     if (chunk == 256 && blocks * cluster > places) return false;
-    *split = { (int)cluster, (int)cluster, chunk, true };
+    *split = { cluster, cluster, chunk, sharers };
     return true;
 }
 
@@ -507,7 +511,7 @@ tn_at_split split_of(const tn_at_problem *p, const tn_device *device) {
     int64_t tiles = (p->m + f.keys - 1) / f.keys, blocks = p->b * head_blocks(p);
     bool hopper = device->cuda_path == TN_CUDA_HOPPER;
     tn_at_split split;
-    if (tiles == 0 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * f.keys, false };
+    if (tiles == 0 || (p->algo != TN_TPA_BN && p->algo != TN_TPA_AUTO)) return { 1, 1, (tiles > 0 ? tiles : 1) * f.keys, 0 };
     if (hopper && split_short(p, device, &split)) return split;
     if (hopper && tiles <= SMALL_TILES && split_in_cluster(p, device, f, &split)) return split;
     int64_t twice = 2 * multiprocessors_of(device) / blocks, once = twice / 2;
@@ -515,7 +519,7 @@ tn_at_split split_of(const tn_at_problem *p, const tn_device *device) {
     if (splits > tiles) splits = tiles;
     if (splits < 1) splits = 1;
     int64_t each = (tiles + splits - 1) / splits;
-    return { (int)((tiles + each - 1) / each), 1, each * f.keys, false };
+    return { (int)((tiles + each - 1) / each), 1, each * f.keys, 0 };
 }
 
 template <int D, int E, int MT>
@@ -588,7 +592,7 @@ int tn_at_decode_forward(const tn_at_problem *p, const tn_device *device, void *
     a.hopper = device->cuda_path == TN_CUDA_HOPPER;
     cudaStream_t on = (cudaStream_t)stream;
     int64_t groups = head_blocks(p);
-    if (split.is_short) return tn_at_decode_short(&a, p->d, split.cluster, groups, on);
+    if (split.sharers > 0) return tn_at_decode_short(&a, p->d, &split, groups, on);
     if (p->d == 128) return (int)(is_wide(p) ? start<128, 128, 2> : start<128, 128, 1>)(a, split, groups, on);
     return (int)(is_wide(p) ? start<64, 64, 2> : start<64, 64, 1>)(a, split, groups, on);
 }

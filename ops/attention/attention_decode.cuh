@@ -19,9 +19,9 @@ struct tn_at_decode_args {
     bool hopper;
 };
 
-/* Few keys (attention_decode_short.cu): all of a sequence's in one cluster of blocks, a chunk of 64, 128 or 256 for each. The first says
+/* Few keys (attention_decode_short.cu): all of a sequence's in a cluster of blocks, a chunk of 64, 128 or 256 for each. The first says
  * whether it takes so many ranks of the query; the other returns a cudaError_t. */
 bool tn_at_decode_short_fits(int64_t ranks);
-int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, int cluster, int64_t head_groups, cudaStream_t stream);
+int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, const tn_at_split *split, int64_t head_groups, cudaStream_t stream);
 
 #endif

@@ -14,7 +14,7 @@ extern "C" {
 typedef struct tn_at_split {
     int splits, cluster;
     int64_t chunk;
-    bool is_short; /* one cluster, of the kernel of few keys */
+    int sharers; /* of the kernel of few keys: clusters that share the columns of o; 0: the other kernel */
 } tn_at_split;
 
 /* Does the problem fit these kernels? */

@@ -1,14 +1,20 @@
 /* One query against a short cache of factors of rank 1, where time is a chain of latencies: the memory's, and that of instructions, which
  * with cold caches come no faster than data. All scores of 32 heads exist at once, so weights are made once, nothing of the width of o is
- * merged, and q itself is not made:
+ * merged between blocks, and q itself is not made:
  *
  *     t' [keys, ranks] = bk bq'      s' [keys, 32 heads] = (t' aq') * ak      p = exp(s' - maximum) * av      o [32, columns] = p bv
  *
  * The blocks of a cluster share a sequence in two ways. By keys: a warp makes p of 16 keys, from factors that come straight to its registers,
- * and hands it to every block of the cluster, with its block's maxima and its own sums of exp. By columns: a warp has a few columns of o and
- * all keys. One barrier of the cluster stands between the two.
+ * and hands it to every block of the cluster, with its block's maxima and its own sums of exp. By columns: a block has some columns of o and
+ * all keys, its own first, while the others' p are on their way. A warp of it has some tiles of 8 columns and a part of every block's keys;
+ * the warps of the same columns add up in the end. Where there is room for more blocks, several clusters make the same p and share the
+ * columns.
  *
- *     bv [all keys][own columns] | p [all keys][32] | maxima [block][32] | sums [warp][32] | own maxima [32], 0 |
+ * What comes from other blocks is counted by a barrier in the memory that it comes to (st.async), so nobody waits for what he sent to be
+ * there. A block reads no memory but its own, and ends when it has all that it is sent: nothing is sent to a block that is gone.
+ *
+ *     bv [all keys][own columns] | p [all keys][32] | o [part of the keys][32][own columns] | maxima [block][32] | sums [warp][32] |
+ *     own maxima [32], 0 | barrier |
  */
 #include <cfloat>
 
@@ -20,12 +26,17 @@ constexpr int HEADS = 32;
 constexpr int MOST_RANKS = 16;    /* of the query */
 constexpr float LEAST = -FLT_MAX; /* maximum of no scores */
 
-/* C blocks to a cluster, W warps to a block. */
-template <int D, int W, int C> struct shape_of {
-    static constexpr int THREADS = W * TN_WARP, KEYS = W * 16, ALL = C * KEYS, COLUMNS = D / C;
-    static constexpr int TILES = COLUMNS / 8 < W ? 1 : COLUMNS / 8 / W, PARTS = COLUMNS / 8 / TILES; /* tiles of 8 columns, of a warp */
-    static constexpr int P = ALL * COLUMNS * 2, MOST = P + ALL * HEADS * 2, SUM = MOST + C * HEADS * 4;
-    static constexpr int OWN = SUM + C * W * HEADS * 4, BYTES = OWN + HEADS * 4 + 4;
+/* W warps to a block, C blocks to a cluster, N clusters to a sequence. */
+template <int D, int W, int C, int N> struct shape_of {
+    static constexpr int THREADS = W * TN_WARP, KEYS = W * 16, ALL = C * KEYS, COLUMNS = D / C / N;
+    /* Tiles of 8 columns, of a warp; the warps that take them all, and how many such groups share a block's keys. */
+    static constexpr int LEAST_TILES = COLUMNS < 32 ? 1 : 2, TILES = COLUMNS / 8 / W > LEAST_TILES ? COLUMNS / 8 / W : LEAST_TILES;
+    static constexpr int PARTS = COLUMNS / 8 / TILES, GROUPS = W / PARTS, GROUP_KEYS = KEYS / GROUPS;
+    static constexpr int ROW = COLUMNS + 8; /* of o, so that eight of them lie in other banks */
+    static_assert(PARTS * GROUPS == W && GROUP_KEYS % 32 == 0, "every warp has its share");
+    static constexpr int P = ALL * COLUMNS * 2, O = P + ALL * HEADS * 2, MOST = O + GROUPS * HEADS * ROW * 4;
+    static constexpr int SUM = MOST + C * HEADS * 4, OWN = SUM + C * W * HEADS * 4, BARRIER = OWN + (HEADS + 2) * 4, BYTES = BARRIER + 8;
+    static constexpr int SENT = (C - 1) * (KEYS * 2 + 4 + W * 4) * HEADS; /* bytes, to a block */
 };
 
 /* ---- the cluster ---- */
@@ -46,48 +57,57 @@ template <int C> __device__ __forceinline__ void await_start() {
     if (C > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
-template <int C> __device__ __forceinline__ void meet() {
+
+/* Before anybody may send: how many bytes are going to come. */
+template <int C> __device__ __forceinline__ void expect(uint32_t barrier, int bytes) {
 #if TN_AT_CLUSTERS
-    if (C > 1) {
-        asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-        return;
-    }
+    if (C == 1) return;
+    if (threadIdx.x == 0)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
+    __syncwarp();
+    if (threadIdx.x == 0) asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 #endif
-    __syncthreads();
+}
+template <int C> __device__ __forceinline__ void await_others(uint32_t barrier) {
+#if TN_AT_CLUSTERS
+    uint32_t there = C == 1;
+    while (!there)
+        asm volatile("{\n\t.reg .pred all;\n\t"
+                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 all, [%1], 0;\n\t"
+                     "selp.b32 %0, 1, 0, all;\n\t}"
+                     : "=r"(there)
+                     : "r"(barrier)
+                     : "memory");
+#endif
 }
 
-/* Into the shared memory of block `rank`. */
-template <int C> __device__ __forceinline__ uint32_t in_block(uint32_t at, int rank) {
+/* The same place in the memory of block `rank`. */
+__device__ __forceinline__ uint32_t in_block(uint32_t at, int rank) {
 #if TN_AT_CLUSTERS
-    if (C > 1) asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
 #endif
     return at;
 }
-template <int C> __device__ __forceinline__ void store(uint32_t at, int rank, const uint32_t (&x)[4]) {
-    at = in_block<C>(at, rank);
+__device__ __forceinline__ void send(uint32_t to, uint32_t barrier, const uint32_t (&x)[4]) {
 #if TN_AT_CLUSTERS
-    if (C > 1) {
-        asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
-        return;
-    }
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "r"(x[0]),
+                 "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(barrier)
+                 : "memory");
 #endif
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
 }
-template <int C> __device__ __forceinline__ void store(uint32_t at, int rank, float x) {
-    at = in_block<C>(at, rank);
+__device__ __forceinline__ void send(uint32_t to, uint32_t barrier, float x) {
 #if TN_AT_CLUSTERS
-    if (C > 1) {
-        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
-        return;
-    }
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(__float_as_uint(x)),
+                 "r"(barrier)
+                 : "memory");
 #endif
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
 }
 
 /* ---- what comes from memory, all of it asked for at once ---- */
 
 struct place {
-    int rank, heads;       /* the block's; heads of 32 that there are */
+    int rank, column;      /* the block's, in its cluster; its first of o */
+    int heads;             /* of 32, that there are */
     int key, there, last;  /* a thread's first key; how many there are in the sequence; the last */
     uint64_t token, slice; /* the sequence's first, and its first head's, of all */
 };
@@ -98,7 +118,8 @@ template <typename S, int C> __device__ __forceinline__ place place_of(const tn_
     at.there = (int)a.m;
     if (a.seqlens) at.there = (int)tn_at_within(a.seqlens[blockIdx.y], 0, a.m);
     at.last = max(at.there - 1, 0);
-    at.rank = C > 1 ? (int)blockIdx.x : 0;
+    at.rank = (int)blockIdx.x % C;
+    at.column = (int)blockIdx.x * S::COLUMNS;
     at.heads = min(HEADS, a.h - head0);
     at.key = at.rank * S::KEYS + (int)(threadIdx.x / TN_WARP * 16 + threadIdx.x % TN_WARP / 4);
     at.token = (uint64_t)blockIdx.y * (uint32_t)a.m;
@@ -126,10 +147,10 @@ __device__ __forceinline__ void load(uint32_t (&x)[4], const char *from) {
                  : "l"(from)
                  : "memory");
 }
-__device__ __forceinline__ void load_shared(uint32_t (&x)[4], const char *from) {
+__device__ __forceinline__ void load_cached(uint32_t (&x)[4], const char *from) {
     asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "l"(from) : "memory");
 }
-__device__ __forceinline__ void load_shared(uint32_t (&x)[2], const char *from) {
+__device__ __forceinline__ void load_cached(uint32_t (&x)[2], const char *from) {
     asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "l"(from) : "memory");
 }
 
@@ -153,11 +174,11 @@ __device__ __forceinline__ void fetch(factors<D> &f, const tn_at_decode_args &a,
 #pragma unroll
     for (int j = 0; j < 2; j++)
 #pragma unroll
-        for (int i = 0; i < D / 32; i++) load_shared(f.bq[j][i], bq[column / 2 * 4 + j * 2 + column % 2] + i * 64);
+        for (int i = 0; i < D / 32; i++) load_cached(f.bq[j][i], bq[column / 2 * 4 + j * 2 + column % 2] + i * 64);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         f.aq[j][0] = f.aq[j][1] = 0;
-        if (quarter * 4 < a.rq) load_shared(f.aq[j], aq[column / 2 * 8 + j * 2 + column % 2]);
+        if (quarter * 4 < a.rq) load_cached(f.aq[j], aq[column / 2 * 8 + j * 2 + column % 2]);
     }
 #pragma unroll
     for (int j = 0; j < 2; j++) load(f.ak[j], ak[at.key + j * 8]), load(f.av[j], av[at.key + j * 8]);
@@ -165,7 +186,7 @@ __device__ __forceinline__ void fetch(factors<D> &f, const tn_at_decode_args &a,
     constexpr int PIECES = S::COLUMNS / 8, STEP = S::THREADS / PIECES;
     static_assert(STEP % 8 == 0, "rows of a thread are permuted alike");
     int row = (int)(threadIdx.x / PIECES), piece = (int)(threadIdx.x % PIECES);
-    rows_from bv(a.bv + at.token * D + at.rank * S::COLUMNS + piece * 8, at.last, D);
+    rows_from bv(a.bv + at.token * D + at.column + piece * 8, at.last, D);
     uint32_t to = memory + tn_at_piece<S::COLUMNS * 2>(row, piece);
 #pragma unroll
     for (int i = 0; i < S::ALL / STEP; i++) tn_at_copy_16(to + i * STEP * S::COLUMNS * 2, bv[row + i * STEP], true);
@@ -173,8 +194,8 @@ __device__ __forceinline__ void fetch(factors<D> &f, const tn_at_decode_args &a,
 
 /* ---- by keys ---- */
 
-/* A thread's scores, later weights: [j][2 i + k] of key lane / 4 + 8 i and head 8 (lane % 4) + 2 j + k. Zero is 0, but the compiler does not
- * know until all has been asked for: else it would put bk in order, and wait for it, before. */
+/* A thread's scores, later weights: [j][2 i + k] of key lane / 4 + 8 i and head 8 (lane % 4) + 2 j + k. Zero is 0, but the compiler does
+ * not know until all has been asked for: else it would put bk in order, and wait for it, before. */
 template <int D> __device__ __forceinline__ void score(float (&s)[4][4], const factors<D> &f, float scale, uint32_t zero) {
     float t[2][4] = {};
 #pragma unroll
@@ -243,107 +264,131 @@ __device__ __forceinline__ void weigh(uint32_t (&p)[2][4], float *sum, float (&s
     *sum = bring_together(sums, [](float x, float y) { return x + y; });
 }
 
+/* To the block's own memory and to that of the others. */
 template <typename S, int W, int C>
-__device__ __forceinline__ void hand_out(const uint32_t (&p)[2][4], float sum, const place &at, uint32_t memory, const int *own) {
+__device__ __forceinline__ void hand_out(const uint32_t (&p)[2][4], float sum, const place &at, unsigned char *memory, const int *own) {
     int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP;
-    uint32_t to = memory + S::P + tn_at_piece<HEADS * 2>(at.key, lane % 4);
+    int p_at = S::P + tn_at_piece<HEADS * 2>(at.key, lane % 4), sum_at = S::SUM + ((at.rank * W + warp) * HEADS + head_of_lane()) * 4;
+    int most_at = S::MOST + (at.rank * HEADS + lane) * 4;
+    float most = of_ordered(own[lane]);
 #pragma unroll
-    for (int rank = 0; rank < C; rank++) store<C>(to, rank, p[0]), store<C>(to + 8 * HEADS * 2, rank, p[1]);
-    if (warp < C) store<C>(memory + S::MOST + (at.rank * HEADS + lane) * 4, warp, of_ordered(own[lane]));
+    for (int i = 1; i < C; i++) {
+        uint32_t there = in_block(tn_at_shared(memory), (unsigned)(at.rank + i) % C), barrier = there + S::BARRIER;
 #pragma unroll
-    for (int rank = 0; rank < C; rank++) store<C>(memory + S::SUM + ((at.rank * W + warp) * HEADS + head_of_lane()) * 4, rank, sum);
+        for (int k = 0; k < 2; k++) send(there + p_at + k * 8 * HEADS * 2, barrier, p[k]);
+        send(there + sum_at, barrier, sum);
+        if (warp == i) send(there + most_at, barrier, most);
+    }
+#pragma unroll
+    for (int k = 0; k < 2; k++) *(uint4 *)(memory + p_at + k * 8 * HEADS * 2) = make_uint4(p[k][0], p[k][1], p[k][2], p[k][3]);
+    *(float *)(memory + sum_at) = sum;
+    if (warp == 0) *(float *)(memory + most_at) = most;
 }
 
 /* ---- by columns ---- */
 
 /* A lane's head, number `lane`. */
-template <int C> struct head_state {
-    float weight[C]; /* of a block's keys */
+struct head_state {
     float most, sum;
 };
 
-template <typename S, int W, int C> __device__ __forceinline__ void look_up(head_state<C> &w, const unsigned char *memory) {
+/* o [tile][head / 16]: a thread has rows lane / 4 and lane / 4 + 8 of 16 heads. Of the keys of one block, from `key` on. */
+template <typename S> __device__ __forceinline__ void multiply(float (&o)[S::TILES][2][4], uint32_t memory, int key, int part) {
+    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, key8 = matrix / 2 * 8 + lane % 8;
+    uint32_t p = memory + S::P + key * HEADS * 2, v = memory + key * S::COLUMNS * 2;
+#pragma unroll
+    for (int i = 0; i < S::GROUP_KEYS; i += 32) {
+        uint32_t x[2][2][4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            tn_at_load_transposed(x[k / 2][k % 2], p + tn_at_piece<HEADS * 2>(key8, k / 2 * 2 + matrix % 2) + (i + k % 2 * 16) * HEADS * 2);
+#pragma unroll
+        for (int j = 0; j < S::TILES; j++) {
+            uint32_t b[4];
+            tn_at_load_transposed(b, v + tn_at_piece<S::COLUMNS * 2>(lane, part * S::TILES + j) + i * S::COLUMNS * 2);
+#pragma unroll
+            for (int k = 0; k < 4; k++) tn_at_multiply_add(o[j][k / 2], x[k / 2][k % 2], b[k % 2 * 2], b[k % 2 * 2 + 1]);
+        }
+    }
+}
+
+/* The group's keys of all blocks. In a rolled loop: instructions have their latency too. */
+template <typename S, int W, int C>
+__device__ __forceinline__ void add_up(float (&o)[S::TILES][2][4], head_state &w, const unsigned char *memory, int rank, int part,
+                                       int group) {
     int lane = threadIdx.x % TN_WARP;
     const float *most = (const float *)(memory + S::MOST) + lane, *sums = (const float *)(memory + S::SUM) + lane;
-    w.most = most[0], w.sum = 0;
+#pragma unroll 1
+    for (int i = 0; i < C; i++) {
+        int block = (unsigned)(rank + i) % C;
+        float more[S::TILES][2][4] = {};
+        multiply<S>(more, tn_at_shared(memory), block * S::KEYS + group * S::GROUP_KEYS, part);
+        if (i == 0) {
+            await_others<C>(tn_at_shared(memory) + S::BARRIER);
+            w.most = most[0], w.sum = 0;
 #pragma unroll
-    for (int block = 1; block < C; block++) w.most = fmaxf(w.most, most[block * HEADS]);
-#pragma unroll
-    for (int block = 0; block < C; block++) {
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < W; i++) sum += sums[(block * W + i) * HEADS];
-        w.weight[block] = tn_at_exp2(most[block * HEADS] - w.most);
-        w.sum += w.weight[block] * sum;
-    }
-}
-
-/* o [tile][head / 16]: a thread has rows lane / 4 and lane / 4 + 8 of 16 heads. */
-template <typename S, int C>
-__device__ __forceinline__ void add_up(float (&o)[S::TILES][2][4], const head_state<C> &w, uint32_t memory, int part) {
-    int lane = threadIdx.x % TN_WARP, matrix = lane / 8, key8 = matrix / 2 * 8 + lane % 8;
-    uint32_t p[2], v[S::TILES];
-#pragma unroll
-    for (int half = 0; half < 2; half++) p[half] = memory + S::P + tn_at_piece<HEADS * 2>(key8, half * 2 + matrix % 2);
-#pragma unroll
-    for (int j = 0; j < S::TILES; j++) v[j] = memory + tn_at_piece<S::COLUMNS * 2>(lane, part * S::TILES + j);
-#pragma unroll
-    for (int block = 0; block < C; block++) {
-        float of_block[S::TILES][2][4] = {};
-#pragma unroll
-        for (int key = block * S::KEYS; key < (block + 1) * S::KEYS; key += 32) {
-            uint32_t x[2][2][4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) tn_at_load_transposed(x[i / 2][i % 2], p[i / 2] + (key + i % 2 * 16) * HEADS * 2);
-#pragma unroll
-            for (int j = 0; j < S::TILES; j++) {
-                uint32_t b[4];
-                tn_at_load_transposed(b, v[j] + key * S::COLUMNS * 2);
-#pragma unroll
-                for (int i = 0; i < 4; i++) tn_at_multiply_add(of_block[j][i / 2], x[i / 2][i % 2], b[i % 2 * 2], b[i % 2 * 2 + 1]);
-            }
+            for (int j = 1; j < C; j++) w.most = fmaxf(w.most, most[j * HEADS]);
         }
+        float weight = tn_at_exp2(most[block * HEADS] - w.most), sum = 0;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float weight = C == 1 ? 1.0f : __shfl_sync(0xffffffffu, w.weight[block], i * 8 + lane / 4);
+        for (int j = 0; j < W; j++) sum += sums[(block * W + j) * HEADS];
+        w.sum += weight * sum;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float of_head = __shfl_sync(0xffffffffu, weight, k * 8 + lane / 4);
 #pragma unroll
             for (int j = 0; j < S::TILES; j++) {
-                float *sum = o[j][i / 2] + i % 2 * 2, *more = of_block[j][i / 2] + i % 2 * 2;
-                sum[0] = weight * more[0] + (block ? sum[0] : 0.0f), sum[1] = weight * more[1] + (block ? sum[1] : 0.0f);
+                float *to = o[j][k / 2] + k % 2 * 2, *from = more[j][k / 2] + k % 2 * 2;
+                to[0] += of_head * from[0], to[1] += of_head * from[1];
             }
         }
     }
 }
 
-template <typename S, int C, int D>
-__device__ __forceinline__ void write(const tn_at_decode_args &a, const place &at, const head_state<C> &w, const float (&o)[S::TILES][2][4],
-                                      int part) {
+template <typename S> __device__ __forceinline__ void put(const float (&o)[S::TILES][2][4], unsigned char *memory, int part, int group) {
     int lane = threadIdx.x % TN_WARP;
+    float *to = (float *)(memory + S::O) + (group * HEADS + lane / 4) * S::ROW + part * S::TILES * 8 + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < S::TILES; j++)
+            *(float2 *)(to + i * 8 * S::ROW + j * 8) = make_float2(o[j][i / 2][i % 2 * 2], o[j][i / 2][i % 2 * 2 + 1]);
+}
+
+/* Four columns of a head's o to a thread, from all groups of keys. */
+template <typename S, int D>
+__device__ __forceinline__ void write(const tn_at_decode_args &a, const place &at, const head_state &w, const unsigned char *memory) {
+    constexpr int FOURS = S::COLUMNS / 4, ALL_FOURS = HEADS * FOURS, TIMES = ALL_FOURS > S::THREADS ? ALL_FOURS / S::THREADS : 1;
     float factor = w.sum == 0 ? 0.0f : __fdividef(a.scale_v, w.sum);
-    tn_cuda_bf16 *to = a.o + at.slice * D + at.rank * S::COLUMNS + part * S::TILES * 8 + lane % 4 * 2;
+    tn_cuda_bf16 *to = a.o + at.slice * D + at.column;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int head = i * 8 + lane / 4;
+    for (int k = 0; k < TIMES; k++) {
+        int i = (int)threadIdx.x + k * S::THREADS, head = i / FOURS, column = i % FOURS * 4;
+        if (ALL_FOURS < S::THREADS && i >= ALL_FOURS) break;
         float by = __shfl_sync(0xffffffffu, factor, head);
-        if (head >= at.heads) continue;
+        const float *from = (const float *)(memory + S::O) + head * S::ROW + column;
+        float4 o = *(const float4 *)from;
 #pragma unroll
-        for (int j = 0; j < S::TILES; j++) { /* without a key, what was read may be anything */
-            const float *pair = o[j][i / 2] + i % 2 * 2;
-            *(uint32_t *)(to + head * D + j * 8) = by == 0 ? 0 : tn_at_pair(pair[0] * by, pair[1] * by);
+        for (int group = 1; group < S::GROUPS; group++) {
+            float4 more = *(const float4 *)(from + group * HEADS * S::ROW);
+            o.x += more.x, o.y += more.y, o.z += more.z, o.w += more.w;
         }
+        uint2 words = by == 0 ? make_uint2(0, 0) : make_uint2(tn_at_pair(o.x * by, o.y * by), tn_at_pair(o.z * by, o.w * by));
+        if (head < at.heads) *(uint2 *)(to + head * D + column) = words; /* of no keys, what was read may be anything */
     }
-    if (a.lse && at.rank == 0 && part == 0 && lane < at.heads)
+    int lane = threadIdx.x;
+    if (a.lse && at.column == 0 && lane < at.heads)
         a.lse[at.slice + lane] = w.sum == 0 ? -INFINITY : (w.most + __log2f(w.sum)) * 0.693147181f;
 }
 
-template <int D, int W, int C> __global__ void __launch_bounds__(W *TN_WARP, 1) decode(const __grid_constant__ tn_at_decode_args a) {
-    using S = shape_of<D, W, C>;
+template <int D, int W, int C, int N> __global__ void __launch_bounds__(W *TN_WARP, 1) decode(const __grid_constant__ tn_at_decode_args a) {
+    using S = shape_of<D, W, C, N>;
     extern __shared__ __align__(128) unsigned char memory[];
-    uint32_t base = tn_at_shared(memory);
-    int *own = (int *)(memory + S::OWN), part = threadIdx.x / TN_WARP;
+    int *own = (int *)(memory + S::OWN);
     place at = place_of<S, C>(a);
     factors<D> f;
-    fetch<S, D>(f, a, at, base);
+    fetch<S, D>(f, a, at, tn_at_shared(memory));
+    expect<C>(tn_at_shared(memory) + S::BARRIER, S::SENT);
     say_started<C>();
     if (threadIdx.x <= HEADS) own[threadIdx.x] = threadIdx.x < HEADS ? ordered(LEAST) : 0;
     __syncthreads();
@@ -351,25 +396,26 @@ template <int D, int W, int C> __global__ void __launch_bounds__(W *TN_WARP, 1) 
     score<D>(s, f, a.scale, *(volatile uint32_t *)(own + HEADS));
     uint32_t p[2][4];
     weigh<S, D>(p, &sum, s, f, at, own);
-    await_start<C>(); /* their memory is theirs */
-    hand_out<S, W, C>(p, sum, at, base, own);
+    await_start<C>(); /* their barriers are set up */
+    hand_out<S, W, C>(p, sum, at, memory, own);
     tn_at_copy_commit();
     tn_at_copy_wait<0>();
-    meet<C>();
-    if (part >= S::PARTS) return;
-    head_state<C> heads;
-    look_up<S, W, C>(heads, memory);
-    float o[S::TILES][2][4];
-    add_up<S, C>(o, heads, base, part);
-    write<S, C, D>(a, at, heads, o, part);
+    __syncthreads();
+    int part = threadIdx.x / TN_WARP % S::PARTS, group = threadIdx.x / TN_WARP / S::PARTS;
+    float o[S::TILES][2][4] = {};
+    head_state heads;
+    add_up<S, W, C>(o, heads, memory, at.rank, part, group);
+    put<S>(o, memory, part, group);
+    __syncthreads();
+    write<S, D>(a, at, heads, memory);
 }
 
-template <int D, int W, int C> cudaError_t start(const tn_at_decode_args &a, int64_t head_groups, cudaStream_t stream) {
-    using S = shape_of<D, W, C>;
-    cudaError_t error = cudaFuncSetAttribute(decode<D, W, C>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES);
+template <int D, int W, int C, int N> cudaError_t start(const tn_at_decode_args &a, int64_t head_groups, cudaStream_t stream) {
+    using S = shape_of<D, W, C, N>;
+    cudaError_t error = cudaFuncSetAttribute(decode<D, W, C, N>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES);
     if (error != cudaSuccess) return error;
     cudaLaunchConfig_t how = {};
-    how.gridDim = dim3(C, (unsigned)a.b, (unsigned)head_groups);
+    how.gridDim = dim3(C * N, (unsigned)a.b, (unsigned)head_groups);
     how.blockDim = dim3(S::THREADS);
     how.dynamicSmemBytes = S::BYTES;
     how.stream = stream;
@@ -379,19 +425,22 @@ template <int D, int W, int C> cudaError_t start(const tn_at_decode_args &a, int
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     how.attrs = &cluster;
     how.numAttrs = C > 1 ? 1 : 0;
-    return cudaLaunchKernelEx(&how, decode<D, W, C>, a);
+    return cudaLaunchKernelEx(&how, decode<D, W, C, N>, a);
 }
 
-template <int D> cudaError_t start_for(const tn_at_decode_args &a, int cluster, int64_t head_groups, cudaStream_t stream) {
-    if (a.chunk == 256) return start<D, 16, 2>(a, head_groups, stream);
-    if (a.chunk == 128) return (cluster == 2 ? start<D, 8, 2> : start<D, 8, 4>)(a, head_groups, stream);
-    return (cluster == 1 ? start<D, 4, 1> : cluster == 2 ? start<D, 4, 2> : start<D, 4, 4>)(a, head_groups, stream);
+template <int D> cudaError_t start_for(const tn_at_decode_args &a, const tn_at_split &split, int64_t head_groups, cudaStream_t stream) {
+    if (a.chunk == 256) return (split.sharers == 1 ? start<D, 16, 2, 1> : start<D, 16, 2, 2>)(a, head_groups, stream);
+    if (a.chunk == 128 && split.cluster == 4) return start<D, 8, 4, 1>(a, head_groups, stream);
+    if (a.chunk == 128) return (split.sharers == 1 ? start<D, 8, 2, 1> : start<D, 8, 2, 2>)(a, head_groups, stream);
+    if (D == 128 && split.cluster == 4) return start<128, 4, 4, 2>(a, head_groups, stream);
+    if (split.cluster == 2) return start<D, 4, 2, 2>(a, head_groups, stream);
+    return (split.sharers == 2 ? start<D, 4, 1, 2> : start<D, 4, 1, 4>)(a, head_groups, stream);
 }
 
 } // namespace
 
 bool tn_at_decode_short_fits(int64_t ranks) { return ranks % 4 == 0 && ranks <= MOST_RANKS; }
 
-int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, int cluster, int64_t head_groups, cudaStream_t stream) {
-    return (int)(width == 128 ? start_for<128> : start_for<64>)(*a, cluster, head_groups, stream);
+int tn_at_decode_short(const tn_at_decode_args *a, int64_t width, const tn_at_split *split, int64_t head_groups, cudaStream_t stream) {
+    return (int)(width == 128 ? start_for<128> : start_for<64>)(*a, *split, head_groups, stream);
 }

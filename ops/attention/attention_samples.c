@@ -20,6 +20,7 @@ static const double fewer_than_queries[] = { 2, 6 };
 static const double one_key[] = { 1, 9 };
 static const double three_lengths[] = { 3, 7, 1 };
 static const double none_some_all[] = { 0, 70, 130 };
+static const double none_most[] = { 0, 257 };
 static const double too_long[] = { 3, 8 };
 static const double negative[] = { -1, 3 };
 static const double two_sequences[] = { 0, 5, 11 };
@@ -36,6 +37,9 @@ static const double too_short[] = { 0, 5, 10 };
 #define V(...) INPUT(TN_AT_V, __VA_ARGS__)
 #define SEQLENS(list) LENGTHS(TN_AT_SEQLENS, list)
 #define PACKED(list) LENGTHS(TN_AT_CU_SEQLENS, list)
+
+#define DECODE_CACHE(what, b, m, h, hk, width) \
+    { .name = "decode-cache-" what, .in = { Q(b, 1, h, width), K(b, m, hk, width), V(b, m, hk, width) }, .no_gradcheck = true }
 
 const tn_sample tn_attention_samples[] = {
     { .name = "multi-head", .in = { Q(2, 5, 3, 4), K(2, 7, 3, 4), V(2, 7, 3, 6) } },
@@ -76,6 +80,20 @@ const tn_sample tn_attention_samples[] = {
       ATTRS(CAUSAL),
       .no_gradcheck = true },
     { .name = "tiles-decode", .in = { Q(2, 1, 4, 64), K(2, 70, 2, 64), V(2, 70, 2, 64) }, .no_gradcheck = true },
+    /* One query: heads that share a key are rows of a tile of 16, or of more than one; keys in one part, or in several. */
+    DECODE_CACHE("multi-head", 1, 130, 3, 3, 64),
+    DECODE_CACHE("grouped", 1, 150, 8, 2, 128),
+    DECODE_CACHE("groups-of-5", 1, 520, 5, 1, 64),
+    DECODE_CACHE("multi-query", 1, 300, 20, 1, 64),
+    DECODE_CACHE("two-tiles", 2, 33, 17, 1, 64),
+    DECODE_CACHE("three-tiles", 1, 70, 40, 1, 128),
+    { .name = "decode-cache-seqlens",
+      .in = { Q(3, 1, 6, 64), K(3, 130, 1, 64), V(3, 130, 1, 64), SEQLENS(none_some_all) },
+      ATTRS(CAUSAL),
+      .no_gradcheck = true },
+    { .name = "decode-cache-seqlens-128",
+      .in = { Q(2, 1, 18, 128), K(2, 260, 1, 128), V(2, 260, 1, 128), SEQLENS(none_most) },
+      .no_gradcheck = true },
     /* Tiles that take the place of others in a ring of stages. */
     { .name = "tiles-many-keys", .in = { Q(1, 2, 1, 128), K(1, 400, 1, 128), V(1, 400, 1, 128) }, ATTRS(CAUSAL), .no_gradcheck = true },
     { .name = "tiles-many-queries", .in = { Q(1, 400, 1, 128), K(1, 3, 1, 128), V(1, 3, 1, 128) }, .no_gradcheck = true },
@@ -130,7 +148,8 @@ const tn_sample tn_attention_samples[] = {
         .name = "decode-wide-" algo, .in = { FACTORS_Q(1, 1, h, 16, 128), FACTORS_K(1, m, h, 1, 128), FACTORS_V(1, m, h, 1, 128) }, \
         ATTRS("\"algo\": \"" algo "\""), .no_gradcheck = true                                                                       \
     }
-/* Few keys, by the size of the cluster and the keys of a block; heads that do not fill a block, ranks that do not fill a tile. */
+/* Few keys, by the size of the cluster and the keys of a block, for few sequences and many; heads that do not fill a block, ranks that do
+ * not fill a tile. */
 #define DECODE_SHORT(what, b, h, m, rank, width)                                                                                    \
     {                                                                                                                               \
         .name = "decode-short-" what,                                                                                               \
@@ -195,6 +214,9 @@ const tn_sample tn_tpa_attention_samples[] = {
     DECODE_SHORT("2-longest", 13, 40, 300, 16, 64),
     DECODE_SHORT("4", 2, 24, 250, 12, 128),
     DECODE_SHORT("4-long", 1, 40, 500, 16, 128),
+    DECODE_SHORT("many-1", 17, 40, 20, 16, 128),
+    DECODE_SHORT("many-2-long", 17, 40, 130, 4, 64),
+    DECODE_SHORT("many-2-longest", 17, 40, 257, 4, 64),
     { .name = "decode-short-seqlens",
       .in = { FACTORS_Q(3, 1, 24, 16, 64), FACTORS_K(3, 130, 24, 1, 64), FACTORS_V(3, 130, 24, 1, 64), SEQLENS(none_some_all) },
       .no_gradcheck = true },
