@@ -370,21 +370,17 @@ template <typename T, bool Backward> struct softmax_flow_block {
             if (++side == plan.sides) side = 0;
         }
     }
-    /* The numbers of one column, of blocks LANES apart: MANY of them, or the `left` that remain. The first late one is waited for; then the
-     * others are asked for again, all at once, since each would take a way to L2 and back. */
+    /* The numbers of one column, of blocks LANES apart, MANY of them or the `left` that remain. Late ones are asked for all at once: each
+     * would take a way to L2 and back. */
     template <int LANES, int MANY>
     static __device__ __forceinline__ void hear_blocks(const word *from, int left, uint32_t slab, float *max, float *sum) {
         word seen[MANY];
-#pragma unroll
-        for (int k = 0; k < MANY; k++)
-            if (k * LANES < left) seen[k] = on_board::look(from + k * LANES * columns);
-        for (bool late = true; late;) {
+        for (bool asked = false, late = true; late; asked = true) {
             late = false;
 #pragma unroll
             for (int k = 0; k < MANY; k++)
-                if (k * LANES < left && !on_board::is_of(seen[k], slab)) {
-                    do seen[k] = on_board::look(from + k * LANES * columns);
-                    while (!late && !on_board::is_of(seen[k], slab));
+                if (k * LANES < left && !(asked && on_board::is_of(seen[k], slab))) {
+                    seen[k] = on_board::look(from + k * LANES * columns);
                     late = true;
                 }
         }
