@@ -177,7 +177,7 @@ static const char *text_of(const json_t *object, const char *name) {
 static bool same_text(const json_t *a, const json_t *b, const char *name) { return strcmp(text_of(a, name), text_of(b, name)) == 0; }
 
 /* What a table says of the run it is from, where that is not the document's. */
-static const char *const of_run[] = { "commit", "date", "copy_gb_per_s", "method" };
+static const char *const of_run[] = { "commit", "date", "copy_gb_per_s", "method", "peers" };
 
 static void sign_tables(json_t *document) {
     size_t i;

@@ -96,15 +96,21 @@ def cells_of(cell):
     return [figure(cell.ours) + cell.at, f"{figure(cell.peer)} {cell.name}" if cell.peer else "", ratio, reached]
 
 
+def peers_of(run):
+    """Of all the runs that the stored one is made of."""
+    names = [name for part in [run, *run["tables"]] for name in (part.get("peers") or {}).get("peer", "").split(", ") if name]
+    return ", ".join(dict.fromkeys(names)) or "none"
+
+
 def table_of(run, lines, run_path, plot_path):
-    machine, peers = run["machine"], run.get("peers", {})
+    machine = run["machine"]
     others = sorted({table["commit"] for table in run["tables"] if "commit" in table})
     older = f" (tables that were not run again: {', '.join(others)})" if others else ""
     device = machine["device"].split(": ", 1)[-1]
     text = [BEGIN,
             f"{device}, bf16, milliseconds at the largest n; plain copy {run['copy_gb_per_s']:.0f} GB/s.",
             f"Commit {run['commit']}{older}, {run['date'][:10]}.",
-            f"Peers: {peers.get('peer', 'none')}; × is how many times as long the best of them takes.",
+            f"Peers: {peers_of(run)}; × is how many times as long the best of them takes.",
             "The floor is the bytes the pass must move at the speed of the plain copy; for what arithmetic bounds there stands TFLOP/s.",
             "Every table with its plot:",
             f"[bench/results]({os.path.dirname(run_path) or '.'}).", "",
