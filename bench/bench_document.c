@@ -179,9 +179,11 @@ static bool same_text(const json_t *a, const json_t *b, const char *name) { retu
 /* What a table says of the run it is from, where that is not the document's. */
 static const char *const of_run[] = { "commit", "date", "copy_gb_per_s", "method", "peers" };
 
+/* A run without peers says so: null, lest it take another's in merging. */
 static void sign_tables(json_t *document) {
     size_t i;
     json_t *table;
+    if (!json_object_get(document, "peers")) json_object_set_new(document, "peers", json_null());
     json_array_foreach(json_object_get(document, "tables"), i, table) {
         for (int m = 0; m < TN_COUNT(of_run); m++)
             if (!json_object_get(table, of_run[m])) json_object_set(table, of_run[m], json_object_get(document, of_run[m]));

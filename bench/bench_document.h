@@ -14,7 +14,7 @@ json_t *bench_document_read(const char *path, char *why, size_t n_bytes);
 /* Adds the tables of a further run, which loses them; of two of one name the newer stays, and what is said of the run as a whole is what
  * the newest run says. False where the two are not from one machine. */
 bool bench_document_add(json_t *document, json_t *more, char *why, size_t n_bytes);
-/* After that: tables in the order given, which say of their run (commit, date, copy, method) only what is not the document's. */
+/* After that: tables in the order given, which say of their run (commit, date, copy, method, peers) only what is not the document's. */
 void bench_document_settle(json_t *document, const bench_choice *order, int n_order);
 
 bool bench_document_write(const json_t *document, FILE *stream);

@@ -338,9 +338,34 @@ static void write_overview_group(const json_t *tables, size_t first, size_t end,
     fprintf(stream, "</tr>\n");
 }
 
+#define PEERS_BYTES 512
+
+/* Those of `names`, which commas part, that the list lacks. */
+static void add_names(const char *names, char list[PEERS_BYTES]) {
+    while (*names) {
+        size_t n = strcspn(names, ","), used = strlen(list);
+        char name[PEERS_BYTES];
+        snprintf(name, sizeof name, "%.*s", (int)n, names);
+        if (!strstr(list, name)) snprintf(list + used, PEERS_BYTES - used, "%s%s", used ? ", " : "", name);
+        names += n;
+        names += strspn(names, ", ");
+    }
+}
+
+/* The peers of all the runs that the document is made of. */
+static void list_peers(const json_t *document, char list[PEERS_BYTES]) {
+    size_t i;
+    const json_t *table;
+    list[0] = 0;
+    add_names(text_of(json_object_get(document, "peers"), "peer"), list);
+    json_array_foreach(json_object_get(document, "tables"), i, table) add_names(text_of(json_object_get(table, "peers"), "peer"), list);
+}
+
 static void write_overview(const json_t *document, FILE *stream) {
     const json_t *tables = json_object_get(document, "tables");
-    if (!json_object_get(document, "peers")) return;
+    char peers[PEERS_BYTES];
+    list_peers(document, peers);
+    if (!peers[0]) return;
     fprintf(
         stream,
         "<h2 id=\"overview\">At the largest n</h2>\n<p class=\"doc\">Milliseconds; of several columns the last.</p><div class=\"scroll\">"
@@ -363,8 +388,9 @@ static void write_fact(const char *name, const char *text, FILE *stream) {
 }
 
 static void write_facts(const json_t *document, FILE *stream) {
-    const json_t *machine = json_object_get(document, "machine"), *peers = json_object_get(document, "peers");
-    char copy[64], clocks[96] = "", threads[32] = "";
+    const json_t *machine = json_object_get(document, "machine");
+    char copy[64], clocks[96] = "", threads[32] = "", peers[PEERS_BYTES];
+    list_peers(document, peers);
     snprintf(copy, sizeof copy, "%.0f GB/s, read and written", number_of(document, "copy_gb_per_s"));
     if (number_of(machine, "clock_mhz") > 0)
         snprintf(clocks, sizeof clocks, "%.0f MHz, memory %.0f MHz", number_of(machine, "clock_mhz"),
@@ -379,7 +405,7 @@ static void write_facts(const json_t *document, FILE *stream) {
     write_fact("plain copy", copy, stream);
     write_fact("commit", text_of(document, "commit"), stream);
     write_fact("date", text_of(document, "date"), stream);
-    write_fact("peers", text_of(peers, "peer"), stream);
+    write_fact("peers", peers, stream);
     fprintf(stream, "</dl>\n");
 }
 

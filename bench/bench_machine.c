@@ -73,7 +73,10 @@ void bench_machine_describe(bench_machine *machine, bench_timer *timer) {
     memset(machine, 0, sizeof *machine);
     read_line("/proc/cpuinfo", "model name", machine->processor, sizeof machine->processor);
     snprintf(machine->device, sizeof machine->device, "%s: %s", tn_device_name(timer->cx), tn_device_detail(timer->cx));
-    if (uname(&system) == 0) snprintf(machine->system, sizeof machine->system, "%.40s %.60s", system.sysname, system.release);
+    /* What a distribution or a host adds to the release says nothing here. */
+    if (uname(&system) == 0)
+        snprintf(machine->system, sizeof machine->system, "%.40s %.*s", system.sysname, (int)strspn(system.release, "0123456789."),
+                 system.release);
     machine->threads = tn_threads(timer->cx);
     timer->describe(timer, machine);
 }

@@ -22,7 +22,7 @@ typedef struct request {
 static const char usage[] = "tenon-bench --list | [TABLE-GLOB...] [--device D] [--dtype T] [--n LIST | --largest] [--quick] [--minutes M] "
                             "[--peers] [--csv F] [--json F] [--html F]\n"
                             "tenon-bench --stored RUN.json... [--json F] [--html F]\n"
-                            "tenon-bench --verify RUN.json [TABLE-GLOB...] [--device D] [--quick]";
+                            "tenon-bench --verify RUN.json [TABLE-GLOB...] [--device D] [--quick] [--minutes M]";
 static const char doc[] =
     "Measures the tables named (* and ? stand for other characters; all of them where none is named): device time in ms with cold\n"
     "caches, peak memory in MiB, the host's own time in ns. Every column is first compared with the CPU's f64 result. Printed are\n"
@@ -136,8 +136,8 @@ static int verify(request *r) {
         if (device && strcmp(device, s->run.machine.device) != 0)
             fprintf(stderr, "%s: %s was measured on %s\n", r->cli->program, r->verify_path, device);
         int n_moved = bench_session_verify(s, stored, r->choices, r->n_choices);
-        if (n_moved < 0) tn_cli_refuse(r->cli, "--verify: %s has none of the tables", r->verify_path);
-        code = n_moved < 0 ? TN_CLI_USAGE : n_moved || s->n_wrong ? TN_CLI_FAILED : TN_CLI_OK;
+        if (n_moved == BENCH_NOTHING_STORED) tn_cli_refuse(r->cli, "--verify: %s has none of the tables", r->verify_path);
+        code = n_moved == BENCH_NOTHING_STORED ? TN_CLI_USAGE : n_moved || s->n_wrong ? TN_CLI_FAILED : TN_CLI_OK;
     }
     bench_session_close(s);
     json_decref(stored);

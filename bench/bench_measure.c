@@ -46,11 +46,15 @@ static bench_status status_of(tn_status status) {
     return status == TN_ERR_MEMORY ? BENCH_OUT_OF_MEMORY : status == TN_ERR_UNSUPPORTED ? BENCH_UNSUPPORTED : BENCH_FAILED;
 }
 
+static void set_error(const bench_run *run, bench_result *result) {
+    result->status = status_of(tn_error_status(run->cx));
+    snprintf(result->note, sizeof result->note, "%s", tn_error(run->cx));
+}
+
 /* An error of the context becomes the cell's. */
 static bool note_error(bench_run *run, bench_result *result) {
     if (!tn_failed(run->cx)) return false;
-    result->status = status_of(tn_error_status(run->cx));
-    snprintf(result->note, sizeof result->note, "%s", tn_error(run->cx));
+    set_error(run, result);
     tn_clear_error(run->cx);
     return true;
 }
@@ -99,6 +103,7 @@ static bool try_job(bench_run *run, speed_job *job) {
     int n_warm = job->n_sets > N_TRIALS ? job->n_sets : N_TRIALS;
     if (!time_call(run, job, 0) || !run->timer->read(run->timer, 1, job->ms)) return false;
     if (job->ms[0] >= LONG_CALL_MS) {
+        bench_summarise(job->ms, 1, job->result);
         job->n_wanted = 1;
         return true;
     }
@@ -110,16 +115,20 @@ static bool try_job(bench_run *run, speed_job *job) {
     return true;
 }
 
-static bool read_times(bench_run *run, speed_job *const *owners, int n) {
+/* Times that can't be read are lost to all of the jobs. */
+static void read_times(bench_run *run, speed_job *const *owners, int n) {
     double ms[BENCH_MAX_REPEATS];
-    if (!run->timer->read(run->timer, n, ms)) return false;
-    for (int i = 0; i < n; i++) owners[i]->ms[owners[i]->n_timed++] = ms[i];
-    return true;
+    bool fine = run->timer->read(run->timer, n, ms);
+    for (int i = 0; i < n; i++) {
+        if (fine) owners[i]->ms[owners[i]->n_timed++] = ms[i];
+        else set_error(run, owners[i]->result), owners[i]->n_wanted = 0;
+    }
+    if (!fine) tn_clear_error(run->cx);
 }
 
 /* Times jobs in turns, a call of each, so that what slows the device down for a while falls on all of them. */
 static void time_jobs(bench_run *run, speed_job *jobs, int n_jobs) {
-    speed_job *owners[BENCH_MAX_REPEATS]; /* of the timer's slots */
+    speed_job *owners[BENCH_MAX_REPEATS] = { NULL }; /* of the timer's slots */
     int n_rounds = 0, n_slots = 0;
     double shortest = LONG_CALL_MS;
     for (int j = 0; j < n_jobs; j++) {
@@ -130,12 +139,18 @@ static void time_jobs(bench_run *run, speed_job *jobs, int n_jobs) {
     for (int round = 0; round < n_rounds; round++)
         for (int j = 0; j < n_jobs; j++) {
             if (round >= jobs[j].n_wanted) continue;
-            if (time_call(run, &jobs[j], n_slots)) owners[n_slots++] = &jobs[j];
-            else note_error(run, jobs[j].result), jobs[j].n_wanted = 0;
-            if (n_slots == BENCH_MAX_REPEATS && !read_times(run, owners, n_slots)) return;
-            n_slots %= BENCH_MAX_REPEATS;
+            if (time_call(run, &jobs[j], n_slots)) {
+                owners[n_slots++] = &jobs[j];
+            } else {
+                note_error(run, jobs[j].result);
+                jobs[j].n_wanted = 0;
+            }
+            if (n_slots == BENCH_MAX_REPEATS) {
+                read_times(run, owners, n_slots);
+                n_slots = 0;
+            }
         }
-    if (!read_times(run, owners, n_slots)) return;
+    read_times(run, owners, n_slots);
     for (int j = 0; j < n_jobs; j++)
         if (jobs[j].n_wanted > 0) bench_summarise(jobs[j].ms, jobs[j].n_timed, jobs[j].result);
 }
@@ -325,5 +340,6 @@ void bench_measure_cells(bench_run *run, const bench_cell *cells, int n_cells, b
         tn_scope_end(scope);
     }
     free(jobs);
+    /* Too little memory for one set of inputs: each cell says so by itself. */
     for (int c = 0; !done && c < n_cells; c++) measure_cell(run, &cells[c], &results[c]);
 }

@@ -167,11 +167,15 @@ static void print_peers_heading(const bench_session *s) {
            number_of(about, "copy_gb_per_s"), number_of(about, "prepare_seconds"));
 }
 
-/* Tables that no time is left for are as if nobody had asked for them. */
-static void leave_rest(bench_session *s, int done) {
+static void say_why_it_ends(const bench_session *s, const char *table) {
     if (told_to_end) fprintf(stderr, "%s: told to end", s->cli->program);
     else fprintf(stderr, "%s: %g minutes have passed", s->cli->program, s->minutes);
-    fprintf(stderr, ": %d tables, from %s on, are left out\n", s->n_tables - done, s->tables[done].choice.name);
+    fprintf(stderr, ": tables from %s on are left out\n", table);
+}
+
+/* Tables that no time is left for are as if nobody had asked for them. */
+static void leave_rest(bench_session *s, int done) {
+    say_why_it_ends(s, s->tables[done].choice.name);
     for (int i = done; i < s->n_tables; i++) free(s->tables[i].results);
     s->n_tables = done;
 }
@@ -252,31 +256,39 @@ static bool told_if_moved(const bench_rows *rows, int row, int c, const bench_re
     return true;
 }
 
+/* False: it was not finished. */
+static bool compare_rows(bench_session *s, const bench_rows *rows, const json_t *table, int *n_moved, int *n_compared) {
+    bench_begin_table(&s->run);
+    for (int row = 0; row < rows->n_rows; row++) {
+        bench_result now[BENCH_MAX_COLUMNS] = { 0 };
+        bool finished = run_row(s, rows, row, now);
+        say_progress(NULL, 0, NULL);
+        if (!finished) return false;
+        for (int c = 0; c < rows->n_columns; c++) {
+            const json_t *then = stored_row(table, rows->n[row], rows->columns[c]->name);
+            if (!then) continue;
+            *n_moved += told_if_moved(rows, row, c, &now[c], then);
+            ++*n_compared;
+        }
+    }
+    return true;
+}
+
 int bench_session_verify(bench_session *s, const json_t *stored, const bench_choice *choices, int n_choices) {
     int n_moved = 0, n_compared = 0;
     s->begin_ns = bench_now_ns();
     listen_to_signals();
     if (!plan(s, choices, n_choices)) return -1;
     bench_print_heading(stdout, &s->run);
-    for (int i = 0; i < s->n_tables; i++) {
+    bool finished = true;
+    for (int i = 0; finished && i < s->n_tables; i++) {
         bench_rows *rows = &s->tables[i];
         const json_t *table = stored_table(stored, rows->choice.name);
         if (!table) continue;
         take_rows(rows, table);
-        bench_begin_table(&s->run);
-        for (int row = 0; row < rows->n_rows; row++) {
-            bench_result now[BENCH_MAX_COLUMNS] = { 0 };
-            bool finished = run_row(s, rows, row, now);
-            say_progress(NULL, 0, NULL);
-            if (!finished) break;
-            for (int c = 0; c < rows->n_columns; c++) {
-                const json_t *then = stored_row(table, rows->n[row], rows->columns[c]->name);
-                if (!then) continue;
-                n_moved += told_if_moved(rows, row, c, &now[c], then);
-                n_compared++;
-            }
-        }
+        finished = compare_rows(s, rows, table, &n_moved, &n_compared);
+        if (!finished) say_why_it_ends(s, rows->choice.name);
     }
     printf("%d of %d rows moved by more than their spread\n", n_moved, n_compared);
-    return n_compared ? n_moved : -1;
+    return !finished ? BENCH_CUT_SHORT : n_compared ? n_moved : BENCH_NOTHING_STORED;
 }

@@ -30,8 +30,10 @@ void bench_session_close(bench_session *session);
  * of `minutes` does. False where the host has no memory left. */
 bool bench_session_run(bench_session *session, const bench_choice *choices, int n_choices);
 
+#define BENCH_NOTHING_STORED (-1) /* nothing could be compared */
+#define BENCH_CUT_SHORT (-2)      /* interrupted, or out of minutes */
 /* Runs a stored document's tables again, at its rows, and prints the rows whose medians moved by more than their spread. Returns how many
- * did; -1: nothing could be compared. */
+ * did, or one of these. */
 int bench_session_verify(bench_session *session, const json_t *stored, const bench_choice *choices, int n_choices);
 
 #endif

@@ -115,7 +115,7 @@ struct bench_table {
     int64_t gate_rows; /* cells up to this n are compared with the CPU whole, larger ones in slices; 0: 512 */
     int64_t size[4];
     bool upstream_resident; /* memory-fwd: an upstream gradient lies beside the inputs */
-    bool one_input;         /* forward, all columns of a row are timed on the same tensors: they are ways to one result */
+    bool one_input;         /* forward, a row's columns are timed in turns on the same tensors: they are ways to one result */
 };
 
 typedef struct bench_table_list {

@@ -137,6 +137,25 @@ static void test_stored(void **state) {
     json_decref(older);
     json_decref(both);
 
+    /* Peers are those of the run that a table is from, also where that had none. */
+    older = read_json("b.json");
+    json_object_set_new(older, "date", json_string("2001-01-01T00:00:00Z"));
+    json_object_set_new(older, "peers", json_pack("{s:s}", "peer", "Somebody 1.0"));
+    write_json(older, "older.json");
+    json_decref(older);
+    for (int i = 0; i < 2; i++) {
+        want_run(i ? "--stored a.json --stored older.json --json both.json --html both.html"
+                   : "--stored older.json --stored a.json --json both.json --html both.html",
+                 0);
+        both = read_json("both.json");
+        tables = json_object_get(both, "tables");
+        TN_TEST_WANT(!json_is_object(json_object_get(both, "peers")) && !json_object_get(json_array_get(tables, 0), "peers") &&
+                         json_is_object(json_object_get(json_array_get(tables, json_array_size(tables) - 1), "peers")),
+                     "a run without peers has taken another's");
+        TN_TEST_WANT(says("both.html", "Somebody 1.0"), "the page does not name the peers");
+        json_decref(both);
+    }
+
     /* Two runs of one commit keep what differs; what is not whole is refused. */
     want_run("--stored a.json --stored b.json --json both.json", 0);
     both = read_json("both.json");
@@ -170,6 +189,24 @@ static void test_verify(void **state) {
     want_run("--verify run.json --device cpu", 1);
     TN_TEST_WANT(says("stdout", "softmax-memory-fwd-d1024-bf16  n 8  softmax  1000 -> ") && says("stdout", "1 of 2 rows moved"),
                  "the row that moved is not named");
+    want_run("--verify run.json --device cpu --minutes 0.00001", 1);
+    TN_TEST_WANT(says("stdout", "0 of 0 rows moved") && says("stderr", "left out"), "it does not say that it was cut short");
+}
+
+/* The columns of a row that are ways to one result take turns. */
+static void test_turns(void **state) {
+    (void)state;
+    want_run("'tpa_decode-speed-fwd-batch8-*' --n 64 --device cpu --quick --json run.json", 0);
+    json_t *run = read_json("run.json");
+    const json_t *rows = json_object_get(json_array_get(json_object_get(run, "tables"), 0), "rows"), *row;
+    size_t i;
+    TN_TEST_WANT(json_array_size(rows) == 6, "%zu columns, wanted 6", json_array_size(rows));
+    json_array_foreach(rows, i, row) {
+        TN_TEST_WANT(strcmp(json_string_value(json_object_get(row, "status")), "ok") == 0 &&
+                         json_number_value(json_object_get(row, "median")) > 0,
+                     "column %zu was not timed", i);
+    }
+    json_decref(run);
 }
 
 static void test_no_peers(void **state) {
@@ -221,7 +258,7 @@ static void test_instructions(void **state) {
 #define CASE(function) cmocka_unit_test_setup_teardown(function, make_folder, remove_folder)
 
 static const struct CMUnitTest cases[] = {
-    CASE(test_names),    CASE(test_files),    CASE(test_stored),   CASE(test_verify),
+    CASE(test_names),    CASE(test_files),    CASE(test_stored),   CASE(test_verify),       CASE(test_turns),
     CASE(test_no_peers), CASE(test_refusals), CASE(test_headline), CASE(test_instructions),
 };
 
