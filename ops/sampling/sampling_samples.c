@@ -8,6 +8,9 @@ static const double ties[] = { 1, 3, -2, 3, 0, 3, 1 };
 static const double uneven[] = { 0, 1, 0, 3, 0.5, 0 };
 static const double negative[] = { 1, 0.5, -1 };
 static const double zero_row[] = { 0, 0, 1, 0, 0, 0 };
+/* 37 of them: no pack of a line is like another. */
+static const double special[] = { 3,  -7, 12, 0, NAN, -1, 9,  -0.0, -4,  INFINITY, -12, 6,  1,   11,  -3, 7,   -INFINITY, 4,  10,
+                                  -6, -2, 5,  2, 8,   -9, -5, -8,   -10, -11,      13,  14, -13, -14, 15, -15, 16,        -16 };
 static const double infinite[] = { 1, INFINITY, 2 };
 
 #define LISTED(list, ...)                                                                                                \
@@ -28,6 +31,12 @@ const tn_sample tn_topk_samples[] = {
     { .name = "long", .in = { WEIGHTS(3, 300) }, .attrs = "{\"k\": 5}" },
     { .name = "long-smallest", .in = { WEIGHTS(2, 421) }, .attrs = "{\"k\": 70, \"largest\": false}" },
     { .name = "long-packs", .in = { WEIGHTS(3, 1200) }, .attrs = "{\"k\": 50}" },
+    { .name = "longer", .in = { WEIGHTS(1, 20000) }, .attrs = "{\"k\": 50}", .no_gradcheck = true },
+    { .name = "long-special", .in = { LISTED(special, 2, 1100) }, .attrs = "{\"k\": 40}", .no_gradcheck = true },
+    { .name = "long-special-smallest",
+      .in = { LISTED(special, 2, 1100) },
+      .attrs = "{\"k\": 200, \"largest\": false}",
+      .no_gradcheck = true },
     { .name = "long-equal",
       .in = { { .present = true, .shape = { 2, { 2, 1200 } }, .fill = TN_FILL_CONSTANT, .a = 0.5 } },
       .attrs = "{\"k\": 3}",
@@ -53,6 +62,8 @@ const tn_sample tn_multinomial_samples[] = {
     { .name = "no-replacement-uneven", .in = { LISTED(uneven, 2, 6) }, .attrs = "{\"n_samples\": 3, \"replacement\": false}" },
     { .name = "long", .in = { WEIGHTS(3, 5000) }, .attrs = "{\"n_samples\": 9}" },
     { .name = "no-replacement-long", .in = { WEIGHTS(2, 1031) }, .attrs = "{\"n_samples\": 5, \"replacement\": false}" },
+    { .name = "longer", .in = { WEIGHTS(1, 70001) }, .attrs = "{\"n_samples\": 3}" },
+    { .name = "no-replacement-longer", .in = { WEIGHTS(1, 70001) }, .attrs = "{\"n_samples\": 3, \"replacement\": false}" },
     { .name = "only-one-place", .in = { WEIGHTS(5, 1) } },
     { .name = "no-rows", .in = { WEIGHTS(0, 7) } },
     { .name = "no-samples", .in = { WEIGHTS(3, 7) }, .attrs = "{\"n_samples\": 0}" },
