@@ -16,6 +16,16 @@ static int64_t OF(x_at)(const tn_at_operand *x, const tn_at_place *at, int64_t i
     return (at->batch * x->tokens + at->first + i) * x->rank * x->width;
 }
 
+/* Of a row and as many neighbouring elements, the first of which is `first`. */
+TN_INLINE REAL OF(data_dot)(tn_dtype dtype, const REAL *restrict row, const void *from, int64_t first, int64_t width) {
+    REAL lane[LANES] = { 0 }, rest = 0;
+    int64_t j = 0;
+    for (; j + LANES <= width; j += LANES)
+        for (int l = 0; l < LANES; l++) lane[l] += row[j + l] * LOAD(dtype, from, first + j + l);
+    for (; j < width; j++) rest += row[j] * LOAD(dtype, from, first + j);
+    return OF(fold)(lane) + rest;
+}
+
 TN_INLINE void OF(load_of)(tn_dtype dtype, const tn_at_operand *x, const tn_at_place *at, void *tile, int64_t ld) {
     REAL factor = (REAL)x->factor;
     int64_t width = x->width;
@@ -62,14 +72,9 @@ TN_INLINE void OF(back_of)(tn_dtype dtype, const tn_at_operand *x, const tn_at_p
         const REAL *restrict row = ROW(d, ld, i);
         const void *a = tn_elements_after(dtype, x->a, OF(a_at)(x, at, i)), *from = tn_elements_after(dtype, x->x, OF(x_at)(x, at, i));
         for (int64_t r = 0; r < x->rank; r++) {
-            if (x->da) {
-                REAL lane[LANES] = { 0 }, rest = 0;
-                int64_t j = 0;
-                for (; j + LANES <= x->width; j += LANES)
-                    for (int l = 0; l < LANES; l++) lane[l] += row[j + l] * LOAD(dtype, from, r * x->width + j + l);
-                for (; j < x->width; j++) rest += row[j] * LOAD(dtype, from, r * x->width + j);
-                STORE(dtype, tn_elements_after(dtype, x->da, OF(a_at)(x, at, i)), r, factor * (OF(fold)(lane) + rest));
-            }
+            if (x->da)
+                STORE(dtype, tn_elements_after(dtype, x->da, OF(a_at)(x, at, i)), r,
+                      factor * OF(data_dot)(dtype, row, from, r * x->width, x->width));
             REAL *restrict to = (REAL *)dx + (i * x->rank + r) * x->width, weight = factor * LOAD(dtype, a, r);
             for (int64_t j = 0; dx && j < x->width; j++) to[j] += weight * row[j];
         }
@@ -194,14 +199,7 @@ TN_INLINE void OF(scores_of)(tn_dtype dtype, const tn_at_operand *x, const tn_at
     for (int64_t j = 0; j < at->count; j++) {
         const void *token = tn_elements_after(dtype, x->x, OF(whole_at)(x, &first, j));
         for (int64_t g = 0; g < at->heads; g++) {
-            const REAL *restrict row = ROW(q, ld_q, g);
-            const void *from = tn_elements_after(dtype, token, g / group * x->width);
-            REAL lane[LANES] = { 0 }, rest = 0;
-            int64_t c = 0;
-            for (; c + LANES <= x->width; c += LANES)
-                for (int l = 0; l < LANES; l++) lane[l] += row[c + l] * LOAD(dtype, from, c + l);
-            for (; c < x->width; c++) rest += row[c] * LOAD(dtype, from, c);
-            ROW(s, ld_s, g)[j] = factor * (OF(fold)(lane) + rest);
+            ROW(s, ld_s, g)[j] = factor * OF(data_dot)(dtype, ROW(q, ld_q, g), token, g / group * x->width, x->width);
         }
     }
 }
