@@ -7,7 +7,7 @@
  *     2 warps  loaders   memory -> chunk, once summers and writers are through with what was there
  *     8        summers   chunks -> maximum and sum of each column, of each warp
  *     2        tellers   these -> the block's numbers, on the board
- *     8        hearers   the board: the numbers of all blocks of the group, always in the same order -> the slab's numbers
+ *     8 or 2   hearers   the board: the numbers of all blocks of the group, always in the same order -> the slab's numbers
  *     8        writers   chunks, the slab's numbers -> memory
  *
  *     axis up to      768   1152  ..  8448   16896   33792   50688   101376   (132 multiprocessors; 384 to 768 rows a block)
@@ -19,7 +19,9 @@
  *
  * A number on the board carries the number of its slab, as those of tn_group do, and is moved with it by one access. Every block reads all
  * the others' numbers itself: merging by turns, a share of the columns each, is a second way through L2 and costs 2 to 5%; looking before
- * the block itself has told, another 1 to 4%. Boards are cleared while the first chunks are on their way. */
+ * the block itself has told, another 1 to 4%. Hearers ask until the last number is there, and all the asking slows what they wait for:
+ * backward, 2 warps that hear a sixth of the GPU and then the next are 2 to 3% quicker than 8; forward, with twice the columns, 8 are.
+ * Boards are cleared while the first chunks are on their way. */
 #ifndef TENON_ACT_SOFTMAX_FLOW_CUH
 #define TENON_ACT_SOFTMAX_FLOW_CUH
 
@@ -30,20 +32,21 @@
 
 namespace {
 
-#define FLOW_TEAM 256 /* summers; writers; hearers */
+#define FLOW_TEAM 256 /* summers; writers */
+#define FLOW_HEARERS(backward) ((backward) ? 64 : 256)
 #define FLOW_TELLERS 64
 #define FLOW_LOADERS 64
-#define FLOW_THREADS (3 * FLOW_TEAM + FLOW_TELLERS + FLOW_LOADERS)
+#define FLOW_THREADS(backward) (2 * FLOW_TEAM + FLOW_HEARERS(backward) + FLOW_TELLERS + FLOW_LOADERS)
 #define FLOW_WARPS (FLOW_TEAM / TN_WARP)
 #define FLOW_CHUNK(backward) ((backward) ? 512 : 1024) /* packs; backward half of either tensor */
 #define FLOW_WIDE(backward) ((backward) ? 8 : 16)      /* packs: 256 bytes of a row, or 128 of either tensor's */
 #define FLOW_RUN_ROWS 384                              /* 96 KiB: less is not worth a block */
 #define FLOW_MOST_ROWS 768                             /* nearly all the ring holds */
 #define FLOW_GROUPS 3 /* at once, where runs are between the two: of larger groups every block reads too many numbers */
-#define FLOW_HEARD 44 /* blocks of which a hearer asks for all numbers at once: those of a third of the GPU */
-#define FLOW_ASKED(backward) ((backward) ? 6 : 3) /* chunks on their way: 48 KiB. More stand in the way of what blocks tell each other */
-#define FLOW_RESULTS 4                            /* slabs whose numbers have been heard and are not written yet */
-#define FLOW_TOLD 16                              /* more slabs than a ring holds */
+#define FLOW_HEARD(backward) ((backward) ? 22 : 44) /* blocks of which a hearer asks for all numbers at once */
+#define FLOW_ASKED(backward) ((backward) ? 6 : 3)   /* chunks on their way: 48 KiB. More stand in the way of what blocks tell each other */
+#define FLOW_RESULTS 4                              /* slabs whose numbers have been heard and are not written yet */
+#define FLOW_TOLD 16                                /* more slabs than a ring holds */
 #define FLOW_LOWEST -3.0e38f
 
 /* ---- mbarriers ---- */
@@ -203,7 +206,7 @@ struct flow_loader {
 template <typename T, bool Backward> struct softmax_flow_block {
     static constexpr bool Max = !Backward;
     static constexpr int n = tn_pack<T>::n, WIDE = FLOW_WIDE(Backward), columns = WIDE * n;
-    static constexpr int CHUNK = FLOW_CHUNK(Backward);
+    static constexpr int CHUNK = FLOW_CHUNK(Backward), HEARERS = FLOW_HEARERS(Backward);
     static constexpr int PLANE = CHUNK / (Backward ? 2 : 1), PACKS = PLANE / FLOW_TEAM; /* of a tensor; of a thread of a team */
     typedef flow_word<T, Max> on_board;
     typedef typename on_board::word word;
@@ -238,11 +241,11 @@ template <typename T, bool Backward> struct softmax_flow_block {
         for (int i = 0; i < plan.slots; i++) flow_make(full + i, FLOW_LOADERS), flow_make(empty + i, 2 * FLOW_TEAM);
         flow_make(parts_full, FLOW_TEAM), flow_make(parts_empty, FLOW_TELLERS);
         for (int i = 0; i < FLOW_TOLD; i++) flow_make(told + i, FLOW_TELLERS);
-        for (int i = 0; i < FLOW_RESULTS; i++) flow_make(result_full + i, FLOW_TEAM), flow_make(result_empty + i, FLOW_TEAM);
+        for (int i = 0; i < FLOW_RESULTS; i++) flow_make(result_full + i, HEARERS), flow_make(result_empty + i, FLOW_TEAM);
     }
     /* My numbers on the board are of no slab. */
     __device__ __forceinline__ void clear_board() const {
-        for (int i = threadIdx.x; i < plan.sides * columns; i += FLOW_THREADS)
+        for (int i = threadIdx.x; i < plan.sides * columns; i += FLOW_THREADS(Backward))
             board[(int64_t)(i / columns * plan.blocks + rank) * columns + i % columns] = word{};
     }
     __device__ __forceinline__ void next_slab() {
@@ -399,7 +402,7 @@ template <typename T, bool Backward> struct softmax_flow_block {
     }
     /* A column has neighbouring lanes, of which each merges every so manyth block. */
     __device__ __forceinline__ void hear(int t) const {
-        constexpr int LANES = FLOW_TEAM / columns < TN_WARP ? FLOW_TEAM / columns : TN_WARP, MANY = (FLOW_HEARD + LANES - 1) / LANES;
+        constexpr int LANES = HEARERS / columns < TN_WARP ? HEARERS / columns : TN_WARP, MANY = (FLOW_HEARD(Backward) + LANES - 1) / LANES;
         const int lane = t % LANES, column = t / LANES;
         for (int i = 0, side = 0; i < n_mine; i++) {
             const int place = i % FLOW_RESULTS;
@@ -456,13 +459,14 @@ template <typename T, bool Backward> struct softmax_flow_block {
 };
 
 template <typename T, bool Backward>
-__global__ void __launch_bounds__(FLOW_THREADS, 1) softmax_flow(T *to, const T *from, const T *d, const __grid_constant__ softmax_shape s,
-                                                                const __grid_constant__ flow_plan plan, void *boards) {
+__global__ void __launch_bounds__(FLOW_THREADS(Backward), 1)
+    softmax_flow(T *to, const T *from, const T *d, const __grid_constant__ softmax_shape s, const __grid_constant__ flow_plan plan,
+                 void *boards) {
     extern __shared__ uint4 flow_shared[];
     softmax_flow_block<T, Backward> block(s, plan, flow_shared, boards);
     flow_loader loader = {};
     int t = threadIdx.x;
-    const int t_loader = t - (FLOW_THREADS - FLOW_LOADERS);
+    const int t_loader = t - (FLOW_THREADS(Backward) - FLOW_LOADERS);
     if (t == 0) block.make_barriers();
     block.clear_board();
     cooperative_groups::grid_group grid = cooperative_groups::this_grid();
@@ -477,8 +481,8 @@ __global__ void __launch_bounds__(FLOW_THREADS, 1) softmax_flow(T *to, const T *
     }
     if (t < FLOW_TEAM) return block.sum_up(t);
     if ((t -= FLOW_TEAM) < FLOW_TEAM) return block.write(to, t);
-    if ((t -= FLOW_TEAM) < FLOW_TEAM) return block.hear(t);
-    block.tell(t - FLOW_TEAM);
+    if ((t -= FLOW_TEAM) < FLOW_HEARERS(Backward)) return block.hear(t);
+    block.tell(t - FLOW_HEARERS(Backward));
 }
 
 template <typename T, bool Backward> cudaError_t launch_flow(const softmax_job &job, const flow_plan &plan) {
@@ -490,7 +494,7 @@ template <typename T, bool Backward> cudaError_t launch_flow(const softmax_job &
     cooperative.val.cooperative = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((unsigned)(flow_groups_at_once(plan, job.device) * plan.blocks));
-    config.blockDim = dim3(FLOW_THREADS);
+    config.blockDim = dim3(FLOW_THREADS(Backward));
     config.dynamicSmemBytes = plan.shared;
     config.stream = job.stream;
     config.attrs = &cooperative;
