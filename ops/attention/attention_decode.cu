@@ -15,6 +15,7 @@
 #include <cooperative_groups.h>
 
 #include "attention_decode.cuh"
+#include "attention_online.cuh"
 
 namespace {
 
@@ -140,16 +141,11 @@ __device__ __forceinline__ void fetch_tile(const tn_at_decode_args &a, const pla
     fetch_rows<S::THREADS, S::KEYS, S::HEADS * 2>(stage + S::BK + S::BV + S::A, a.av + row * a.h + p.head0, a.h, p.pieces, there);
 }
 
-/* ---- the sweep over the keys: what a warp keeps of its 16 heads, of which a thread has rows lane / 4 and lane / 4 + 8 ---- */
-
-template <int E> struct warp_state {
-    float o[E / 8][4];
-    float most[2], sum[2]; /* of the thread's own columns until the end */
-};
+/* ---- the sweep over the keys ---- */
 
 template <typename S, int D, int E>
 __device__ __forceinline__ void take_tile(const tn_at_decode_args &a, const uint32_t (&q)[D / 16][4], uint32_t stage, int warp_heads,
-                                          int warp_keys, int there, warp_state<E> &w) {
+                                          int warp_keys, int there, tn_at_online<E> &w) {
     int lane = threadIdx.x % TN_WARP, matrix = lane / 8, row8 = lane % 8;
     float s[2][4] = {};
 #pragma unroll
@@ -173,28 +169,13 @@ __device__ __forceinline__ void take_tile(const tn_at_decode_args &a, const uint
             s[t][i] = key < there ? s[t][i] * (i % 2 ? tn_at_high(pair) : tn_at_low(pair)) * a.scale : -INFINITY;
             most[i / 2] = fmaxf(most[i / 2], s[t][i]);
         }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 1));
-        most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 2));
-    }
-    bool risen = most[0] != w.most[0] || most[1] != w.most[1];
-    if (__any_sync(0xffffffffu, risen)) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float kept = w.most[i] == -INFINITY ? 0.0f : tn_at_exp2(w.most[i] - most[i]);
-            w.most[i] = most[i];
-            w.sum[i] *= kept;
-#pragma unroll
-            for (int t = 0; t < E / 8; t++) w.o[t][2 * i] *= kept, w.o[t][2 * i + 1] *= kept;
-        }
-    }
+    w.rise_to(most);
     uint32_t p[4];
 #pragma unroll
     for (int t = 0; t < 2; t++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float base = w.most[i] == -INFINITY ? 0.0f : w.most[i];
+            float base = w.base(i);
             float p0 = tn_at_exp2(s[t][2 * i] - base), p1 = tn_at_exp2(s[t][2 * i + 1] - base);
             w.sum[i] += p0 + p1;
             p[t * 2 + i] = tn_at_pair(p0 * tn_at_low(av[t * 2 + i]), p1 * tn_at_high(av[t * 2 + i]));
@@ -251,7 +232,7 @@ template <typename S> struct merge_room {
 
 /* The warps of a block bring what they have to one maximum a head, so that it only has to be added up. */
 template <typename S, int E>
-__device__ __forceinline__ void put_together(const merge_room<S> &room, const warp_state<E> &w, int warp_heads, int key_warp) {
+__device__ __forceinline__ void put_together(const merge_room<S> &room, const tn_at_online<E> &w, int warp_heads, int key_warp) {
     int lane = threadIdx.x % TN_WARP;
 #pragma unroll
     for (int i = 0; i < 2; i++)
@@ -343,7 +324,7 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
     for (int k = 0; k < D / 16; k++) /* matrices: heads 0-7, 8-15 of the first 8 columns, then of the others */
         tn_at_load(q[k], tn_at_shared(query) + tn_at_piece<D * 2>(warp_heads + lane / 8 % 2 * 8 + lane % 8, 2 * k + lane / 16));
 
-    warp_state<E> w = {};
+    tn_at_online<E> w = {};
     w.most[0] = w.most[1] = -INFINITY;
 #pragma unroll 1
     for (int tile = 0; tile < n_tiles; tile++) {

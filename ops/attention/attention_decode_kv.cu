@@ -19,7 +19,7 @@
 #include <cooperative_groups.h>
 
 #include "attention_decode_kv.h"
-#include "attention_tiles.cuh"
+#include "attention_online.cuh"
 
 namespace {
 
@@ -183,14 +183,8 @@ template <int D> __device__ __forceinline__ void add_values(float (&o)[D / 8][4]
 
 /* ---- the sweep over the keys ---- */
 
-/* What a warp keeps of 16 heads, of which a thread has rows lane / 4 and lane / 4 + 8. */
-template <int D> struct warp_state {
-    float o[D / 8][4];
-    float most[2], sum[2]; /* sum: of the thread's own columns until the end */
-};
-
 /* Scores to weights. */
-template <int D, int N> __device__ __forceinline__ void soften(float (&s)[N][4], float scale, int there, warp_state<D> &w) {
+template <int D, int N> __device__ __forceinline__ void soften(float (&s)[N][4], float scale, int there, tn_at_online<D> &w) {
     int lane = threadIdx.x % TN_WARP;
     float most[2] = { w.most[0], w.most[1] };
 #pragma unroll
@@ -200,34 +194,19 @@ template <int D, int N> __device__ __forceinline__ void soften(float (&s)[N][4],
             s[t][i] = t * 8 + lane % 4 * 2 + i % 2 < there ? s[t][i] * scale : -INFINITY;
             most[i / 2] = fmaxf(most[i / 2], s[t][i]);
         }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 1));
-        most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 2));
-    }
-    bool risen = most[0] != w.most[0] || most[1] != w.most[1];
-    if (__any_sync(0xffffffffu, risen)) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float kept = w.most[i] == -INFINITY ? 0.0f : tn_at_exp2(w.most[i] - most[i]);
-            w.most[i] = most[i];
-            w.sum[i] *= kept;
-#pragma unroll
-            for (int t = 0; t < D / 8; t++) w.o[t][2 * i] *= kept, w.o[t][2 * i + 1] *= kept;
-        }
-    }
+    w.rise_to(most);
 #pragma unroll
     for (int t = 0; t < N; t++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            s[t][i] = tn_at_exp2(s[t][i] - (w.most[i / 2] == -INFINITY ? 0.0f : w.most[i / 2]));
+            s[t][i] = tn_at_exp2(s[t][i] - w.base(i / 2));
             w.sum[i / 2] += s[t][i];
         }
 }
 
 /* A warp's runs of keys. Copies go in groups k, v, k, v, .. of which 2 TILES are on their way: k of the first tile is there once all but
  * 2 TILES - 1 are, and from then on what is wanted next is once all but 2 TILES - 2 are. */
-template <typename T, int D> __device__ __forceinline__ void sweep(const kv_args &a, const place &p, uint32_t memory, warp_state<D> &w) {
+template <typename T, int D> __device__ __forceinline__ void sweep(const kv_args &a, const place &p, uint32_t memory, tn_at_online<D> &w) {
     using S = shape_of<T, D>;
     constexpr int HALVES = 2 * S::TILES;
     int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP;
@@ -312,7 +291,7 @@ template <typename S> struct merge_room {
     }
 };
 
-template <typename S, int D> __device__ __forceinline__ void hand_over(const merge_room<S> &room, const warp_state<D> &w) {
+template <typename S, int D> __device__ __forceinline__ void hand_over(const merge_room<S> &room, const tn_at_online<D> &w) {
     int warp = threadIdx.x / TN_WARP, lane = threadIdx.x % TN_WARP;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -381,7 +360,7 @@ template <typename T, int D> __global__ void __launch_bounds__(THREADS, BLOCKS) 
     uint32_t base = tn_at_shared(memory);
     fetch<THREADS, HEADS, D>(base + RINGS, (const T *)a.q + (p.batch * a.h + p.first) * D, D, p.heads, threadIdx.x);
     tn_at_copy_commit();
-    warp_state<D> w = {};
+    tn_at_online<D> w = {};
     w.most[0] = w.most[1] = -INFINITY;
     sweep<T, D>(a, p, base, w);
     tn_at_copy_wait<0>();
