@@ -1,31 +1,29 @@
-/* flao-*, flao_fal-*: b = h = 12, d = e = 128, bhnd, as in the tables of the ops' origin, where theta wants no gradient. causal-*: with
- * decay. */
+/* flao-*, flao_fal-*: d = e = 128, bhnd; b = h = 12 as in the tables of the ops' origin, where theta wants no gradient, and one sequence
+ * of few heads. causal-*: with decay. */
 #include "bench_table.h"
 
-#define BATCH 12
-#define HEADS 12
 #define WIDTH 128
 #define FULL_ROWS .rows = { 256, 512, 1024, 2048, 4096, 8192, 16384, 32768 }, .cpu_rows = { 256 }
+#define LONG_ROWS .rows = { 4096, 65536 }, .cpu_rows = { 2048 }
 #define BOTH_KINDS .kinds = BENCH_FWD | BENCH_BWD, .dtypes = TN_MASK(TN_BF16)
+#define SPEED_ALONE .kinds = BENCH_BIT(BENCH_SPEED_FWD) | BENCH_BIT(BENCH_SPEED_BWD), .dtypes = TN_MASK(TN_BF16)
 
 /* The op's inputs by place. */
 enum { Q, K, V, G, THETA, LOG_DECAY, STATE, CU_SEQLENS, N_INPUTS };
-
-/* Every batch and every head is on its own. */
-static bench_input full_input(int64_t n) {
-    return (bench_input){ .shape = TN_SHAPE(BATCH, HEADS, n, WIDTH), .gradient = true, .slice = { 1, 2 } };
-}
 
 static void start_inputs(bench_inputs *inputs) {
     for (int i = 0; i < N_INPUTS; i++) inputs->in[i] = (bench_input){ .absent = true };
     inputs->n = N_INPUTS;
 }
 
-/* ---- flao: o = g (q (k' v)) ---- */
+/* ---- flao: o = g (q (k' v)). A table's size: b, h, the activation of q ---- */
 
+/* Every batch and every head is on its own. */
 static void flao_inputs(const bench_cell *cell, bench_inputs *inputs) {
+    int64_t b = cell->table->size[0], h = cell->table->size[1];
     start_inputs(inputs);
-    for (int i = Q; i <= G; i++) inputs->in[i] = full_input(cell->n);
+    for (int i = Q; i <= G; i++)
+        inputs->in[i] = (bench_input){ .shape = TN_SHAPE(b, h, cell->n, WIDTH), .gradient = true, .slice = { 1, 2 } };
     inputs->out_slice[0] = 1;
     inputs->out_slice[1] = 2;
 }
@@ -49,21 +47,33 @@ static const bench_table flao_tables[] = {
         .n_columns = TN_COUNT(flao_columns),
         FULL_ROWS,
         .inputs = flao_inputs,
+        .size = { 12, 12 },
         .upstream_resident = true,
+    },
+    {
+        .family = "flao",
+        .setting = "batch1-head4-dim128",
+        .doc = "q, k, v, g [1,4,n,128]: far fewer heads than multiprocessors",
+        SPEED_ALONE,
+        .columns = flao_columns,
+        .n_columns = TN_COUNT(flao_columns),
+        LONG_ROWS,
+        .inputs = flao_inputs,
+        .size = { 1, 4 },
     },
 };
 
-/* ---- fal: activations and LRPE before it; a table's size[0]: the activation of q ---- */
+/* ---- fal: activations and LRPE before it ---- */
 
 static void fal_inputs(const bench_cell *cell, bench_inputs *inputs) {
     flao_inputs(cell, inputs);
-    inputs->in[THETA] = (bench_input){ .shape = TN_SHAPE(HEADS, WIDTH), .wide = true, .slice = { 0, 1 } };
+    inputs->in[THETA] = (bench_input){ .shape = TN_SHAPE(cell->table->size[1], WIDTH), .wide = true, .slice = { 0, 1 } };
 }
 
 /* The fused node on what nodes of their own have activated and encoded. */
 static tn_tensor *flao_al(bench_set *set) {
     tn_linear_attention_args encoding = TN_LINEAR_ATTENTION(.theta = set->in[THETA], .kind = TN_COSINE, .layout = TN_BHND);
-    tn_tensor *q = tn_lao_encode(set->in[Q], (int)set->cell->table->size[0], -1, 0, encoding);
+    tn_tensor *q = tn_lao_encode(set->in[Q], (int)set->cell->table->size[2], -1, 0, encoding);
     tn_tensor *k = tn_lao_encode(set->in[K], TN_SILU, -1, 0, encoding);
     return tn_linear_attention(q, k, set->in[V], TN_LINEAR_ATTENTION(.g = tn_silu(set->in[G]), .layout = TN_BHND));
 }
@@ -78,18 +88,19 @@ static tn_tensor *flao_al(bench_set *set) {
 static const bench_column fal_silu_columns[] = FAL_COLUMNS("silu");
 static const bench_column fal_softmax_columns[] = FAL_COLUMNS("softmax");
 
-#define FAL_TABLE(fal_setting, fal_columns, q_act, what)                                                                            \
-    {                                                                                                                               \
-        .family = "flao_fal", .setting = "batch12-head12-dim128-dim128" fal_setting,                                                \
-        .doc = "q, k, v, g [12,12,n,128], theta [12,128], cosine; " what ": by nodes before flao, and inside the node", BOTH_KINDS, \
-        .columns = fal_columns, .n_columns = TN_COUNT(fal_columns), FULL_ROWS, .inputs = fal_inputs, .size = { q_act },             \
-        .upstream_resident = true,                                                                                                  \
-    }
+#define FAL_TABLE(b, h, fal_setting, fal_columns, q_act, what)                                                                  \
+    .family = "flao_fal", .setting = "batch" #b "-head" #h "-dim128-dim128" fal_setting,                                        \
+    .doc = "q, k, v, g [" #b "," #h ",n,128], theta [" #h ",128], cosine; " what ": by nodes before flao, and inside the node", \
+    .columns = fal_columns, .n_columns = TN_COUNT(fal_columns), .inputs = fal_inputs, .size = { b, h, q_act }
+#define FAL_SILU(b, h) FAL_TABLE(b, h, "", fal_silu_columns, TN_SILU, "silu on q, k, g")
+#define FAL_SOFTMAX(b, h) FAL_TABLE(b, h, SOFTMAX_SETTING, fal_softmax_columns, TN_SOFTMAX, "softmax on q, silu on k and g")
+#define SOFTMAX_SETTING "-qact_softmax_-1-kact_silu_None-vact_none_None-gact_silu_None"
 
 static const bench_table fal_tables[] = {
-    FAL_TABLE("", fal_silu_columns, TN_SILU, "silu on q, k, g"),
-    FAL_TABLE("-qact_softmax_-1-kact_silu_None-vact_none_None-gact_silu_None", fal_softmax_columns, TN_SOFTMAX,
-              "softmax on q, silu on k and g"),
+    { FAL_SILU(12, 12), BOTH_KINDS, FULL_ROWS, .upstream_resident = true },
+    { FAL_SOFTMAX(12, 12), BOTH_KINDS, FULL_ROWS, .upstream_resident = true },
+    { FAL_SILU(1, 4), SPEED_ALONE, LONG_ROWS },
+    { FAL_SOFTMAX(1, 4), SPEED_ALONE, LONG_ROWS },
 };
 
 /* ---- causal: q, k, v [b,n,h,128]. A table's size: b, h; a column's: 1 where the decay is of each token ---- */

@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from peers_common import BOTH, Column, Table
+from peers_common import BOTH, SPEED, Column, Table
 
 try:
     from fla.ops.simple_gla import chunk_simple_gla, fused_recurrent_simple_gla
@@ -75,17 +75,24 @@ def attend_encoded(q_act):
     return function
 
 
-def full_inputs(cx, n):
-    return [cx.normal(BATCH, HEADS, n, WIDTH) for _ in range(4)]
+def flao_table(batch, heads, kinds):
+    def make(cx, n):
+        return [cx.normal(batch, heads, n, WIDTH) for _ in range(4)]
+    return Table("flao", f"batch{batch}-head{heads}-dim{WIDTH}", kinds, {"flao": (make, attend)}, upstream=kinds == BOTH)
 
 
-def fal_inputs(cx, n):
-    return full_inputs(cx, n) + [cx.wide(HEADS, WIDTH)]
+def fal_table(batch, heads, kinds, setting, q_act):
+    def make(cx, n):
+        return [cx.normal(batch, heads, n, WIDTH) for _ in range(4)] + [cx.wide(heads, WIDTH)]
+    columns = {"fal": (make, attend_encoded(q_act))}
+    return Table("flao_fal", f"batch{batch}-head{heads}-dim{WIDTH}-dim{WIDTH}{setting}", kinds, columns, upstream=kinds == BOTH)
 
 
-def fal_table(setting, q_act):
-    columns = {"fal": (fal_inputs, attend_encoded(q_act))}
-    return Table("flao_fal", f"batch{BATCH}-head{HEADS}-dim{WIDTH}-dim{WIDTH}{setting}", BOTH, columns, upstream=True)
+def full_tables(batch, heads, kinds):
+    """Non-causal, gated: as it is, and with activations and LRPE before it."""
+    softmax = "-qact_softmax_-1-kact_silu_None-vact_none_None-gact_silu_None"
+    return [flao_table(batch, heads, kinds), fal_table(batch, heads, kinds, "", F.silu),
+            fal_table(batch, heads, kinds, softmax, lambda x: F.softmax(x, -1))]
 
 
 # ---- linear attention, causal with decay: q, k, v [b, n, h, d], log_decay [h] or [b, n, h] ----
@@ -150,12 +157,10 @@ def step_table():
 
 
 def tables():
-    flao = Table("flao", f"batch{BATCH}-head{HEADS}-dim{WIDTH}", BOTH, {"flao": (full_inputs, attend)}, upstream=True)
     return [
         rotate_table("none", lambda x: x), rotate_table("silu", F.silu),
         rotate_table("softmax-dim_-1", lambda x: F.softmax(x, -1)), rotate_table("softmax-dim_1", lambda x: F.softmax(x, 1)),
         *(grid_table(axes, leading) for axes in (1, 2, 3) for leading in (0, 10)),
-        flao,
-        fal_table("", F.silu), fal_table("-qact_softmax_-1-kact_silu_None-vact_none_None-gact_silu_None", lambda x: F.softmax(x, -1)),
+        *full_tables(BATCH, HEADS, BOTH), *full_tables(1, 4, SPEED),
         causal_table(4, 32), causal_table(1, 8), step_table(),
     ]
