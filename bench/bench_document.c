@@ -197,6 +197,11 @@ static size_t find_table(const json_t *tables, const char *name) {
     return at;
 }
 
+const json_t *bench_document_table(const json_t *document, const char *name) {
+    const json_t *tables = json_object_get(document, "tables");
+    return json_array_get(tables, find_table(tables, name));
+}
+
 static void put_table(json_t *tables, json_t *table) {
     size_t at = find_table(tables, text_of(table, "name"));
     if (at == json_array_size(tables)) json_array_append(tables, table);

@@ -11,6 +11,8 @@ json_t *bench_document_of(const bench_run *run, const bench_rows *tables, int n_
 
 /* A stored document. NULL: `why` says what is the matter with it. */
 json_t *bench_document_read(const char *path, char *why, size_t n_bytes);
+/* A document's table; NULL: it has none of that name. */
+const json_t *bench_document_table(const json_t *document, const char *name);
 /* Adds the tables of a further run, which loses them; of two of one name the newer stays, and what is said of the run as a whole is what
  * the newest run says. False where the two are not from one machine. */
 bool bench_document_add(json_t *document, json_t *more, char *why, size_t n_bytes);

@@ -226,7 +226,8 @@ static const char *title_of(const json_t *table) {
     return text_of(table, "kind");
 }
 
-static void write_card(const json_t *table, FILE *stream) {
+static void write_card(const json_t *table, const json_t *document, FILE *stream) {
+    const json_t *own = json_object_get(table, "method"), *method = own ? own : json_object_get(document, "method");
     fprintf(stream, "<figure id=\"");
     write_text(text_of(table, "name"), stream);
     fprintf(stream, "\"><figcaption><b>%s</b> <span>%s</span><code>", title_of(table), text_of(table, "unit"));
@@ -237,6 +238,8 @@ static void write_card(const json_t *table, FILE *stream) {
         write_text(text_of(table, "commit"), stream);
         fprintf(stream, "</span>");
     }
+    if (!is_memory(table) && json_is_true(json_object_get(method, "quick")))
+        fprintf(stream, " <span>a quick run: a quarter of the repeats</span>");
     fprintf(stream, "</figcaption>\n");
     write_plot(table, stream);
     write_table(table, stream);
@@ -277,7 +280,7 @@ static void write_tables(const json_t *document, FILE *stream) {
             write_text(text_of(table, "doc"), stream);
             fprintf(stream, "</p>\n<section class=\"cards\">\n");
         }
-        write_card(table, stream);
+        write_card(table, document, stream);
         before = table;
     }
     if (before) fprintf(stream, "</section>\n");
@@ -297,44 +300,61 @@ static void write_index(const json_t *document, FILE *stream) {
 
 /* ---- the first lines ---- */
 
-/* The last column that has a peer, at the largest n that has one. */
-static const json_t *overview_row(const json_t *table) {
+/* The last column that has a peer (of `column`, where one is given), at the largest n that has one. */
+static const json_t *compared_row(const json_t *table, const char *column) {
     const json_t *row, *found = NULL;
     size_t i;
     json_array_foreach(json_object_get(table, "rows"), i, row) {
+        if (column && strcmp(text_of(row, "column"), column) != 0) continue;
         if (number_of(row, "best_peer_over_tenon") > 0 && (!found || number_of(row, "n") >= number_of(found, "n"))) found = row;
     }
     return found;
 }
 
-static void write_overview_pass(const json_t *row, FILE *stream) {
+/* The column's backward: beside a peer, else at n alone. */
+static const json_t *backward_row(const json_t *table, const char *column, double n) {
+    const json_t *row, *found = compared_row(table, column);
+    size_t i;
+    json_array_foreach(json_object_get(table, "rows"), i, row) {
+        if (!found && number_of(row, "n") == n && number_of(row, "median") > 0 && strcmp(text_of(row, "column"), column) == 0) found = row;
+    }
+    return found;
+}
+
+static void write_overview_pass(const json_t *row, double n, FILE *stream) {
     char own[32], other[32];
     if (!row) {
         fprintf(stream, "<td></td><td></td><td></td><td></td>");
         return;
     }
     const char *best = text_of(row, "best_peer");
-    fprintf(stream, "<td>%s</td><td>%s <span>%s</span></td>", plot_figure(own, number_of(row, "median")),
-            plot_figure(other, number_of(peer_named(row, best), "median")), best);
+    fprintf(stream, "<td>%s", plot_figure(own, number_of(row, "median")));
+    if (number_of(row, "n") != n) fprintf(stream, " <span>at %.0f</span>", number_of(row, "n"));
+    fprintf(stream, "</td><td>");
+    if (best[0]) fprintf(stream, "%s <span>%s</span>", plot_figure(other, number_of(peer_named(row, best), "median")), best);
+    fprintf(stream, "</td>");
     write_ratio_cell(row, stream);
     write_reached_cell(row, stream);
 }
 
-/* A group of tables in one line: forward, or a whole step, and backward. */
+/* A group of tables in one line: forward, or a whole step, and backward of the same column. */
 static void write_overview_group(const json_t *tables, size_t first, size_t end, FILE *stream) {
-    const json_t *forward = NULL, *backward = NULL;
+    const json_t *forward = NULL, *back = NULL;
     for (size_t i = first; i < end; i++) {
-        const json_t *table = json_array_get(tables, i), *row = is_memory(table) ? NULL : overview_row(table);
-        if (row && strcmp(text_of(table, "kind"), "speed-bwd") == 0) backward = row;
-        else if (row && !forward) forward = row;
+        const json_t *table = json_array_get(tables, i);
+        if (is_memory(table)) continue;
+        if (strcmp(text_of(table, "kind"), "speed-bwd") == 0) back = table;
+        else if (!forward) forward = compared_row(table, NULL);
     }
-    const json_t *table = json_array_get(tables, first), *row = forward ? forward : backward;
+    const json_t *table = json_array_get(tables, first), *row = forward ? forward : compared_row(back, NULL);
     if (!row) return;
+    const char *column = text_of(row, "column");
+    double n = number_of(row, "n");
     fprintf(stream, "<tr><td class=\"name\"><a href=\"#%s\">", text_of(table, "name"));
     write_group_name(table, true, stream);
-    fprintf(stream, "</a> <span>%s</span></td><th>%.0f</th>", text_of(row, "column"), number_of(row, "n"));
-    write_overview_pass(forward, stream);
-    write_overview_pass(backward, stream);
+    fprintf(stream, "</a> <span>%s</span></td><th>%.0f</th>", column, n);
+    write_overview_pass(forward, n, stream);
+    write_overview_pass(backward_row(back, column, n), n, stream);
     fprintf(stream, "</tr>\n");
 }
 
@@ -366,12 +386,11 @@ static void write_overview(const json_t *document, FILE *stream) {
     char peers[PEERS_BYTES];
     list_peers(document, peers);
     if (!peers[0]) return;
-    fprintf(
-        stream,
-        "<h2 id=\"overview\">At the largest n</h2>\n<p class=\"doc\">Milliseconds; of several columns the last.</p><div class=\"scroll\">"
-        "<table class=\"overview\"><thead><tr><th class=\"name\">op</th><th>n</th><th>forward</th><th>best "
-        "peer</th><th>×</th><th>reached</th>"
-        "<th>backward</th><th>best peer</th><th>×</th><th>reached</th></tr></thead><tbody>\n");
+    fprintf(stream, "<h2 id=\"overview\">At the largest n</h2>\n<p class=\"doc\">Milliseconds; of several columns the last that has a "
+                    "peer.</p><div class=\"scroll\">"
+                    "<table class=\"overview\"><thead><tr><th class=\"name\">op</th><th>n</th><th>forward</th><th>best "
+                    "peer</th><th>×</th><th>reached</th>"
+                    "<th>backward</th><th>best peer</th><th>×</th><th>reached</th></tr></thead><tbody>\n");
     for (size_t first = 0, end; first < json_array_size(tables); first = end) {
         for (end = first + 1; end < json_array_size(tables); end++)
             if (!same_group(json_array_get(tables, first), json_array_get(tables, end))) break;
@@ -395,7 +414,8 @@ static void write_facts(const json_t *document, FILE *stream) {
     if (number_of(machine, "clock_mhz") > 0)
         snprintf(clocks, sizeof clocks, "%.0f MHz, memory %.0f MHz", number_of(machine, "clock_mhz"),
                  number_of(machine, "memory_clock_mhz"));
-    if (number_of(machine, "threads") > 0) snprintf(threads, sizeof threads, "%.0f", number_of(machine, "threads"));
+    if (number_of(machine, "threads") > 0 && strncmp(text_of(machine, "device"), "cpu", 3) == 0)
+        snprintf(threads, sizeof threads, "%.0f", number_of(machine, "threads"));
     fprintf(stream, "<dl>");
     write_fact("device", text_of(machine, "device"), stream);
     write_fact("driver", text_of(machine, "driver"), stream);

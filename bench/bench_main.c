@@ -1,20 +1,31 @@
 /* tenon-bench: speed and memory of every op, beside the least bytes it must move and, through bench/peers, beside others. */
 #include <errno.h>
 #include <fnmatch.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "bench_document.h"
 #include "bench_session.h"
 
+/* A file that is written whole or not at all: beside its place, then put there. What is no plain file, such as a pipe or a link, is written
+ * as it is. */
+typedef struct output {
+    const char *path; /* NULL: it was not asked for */
+    char *temporary;  /* NULL: the path itself */
+    FILE *file;
+} output;
+
 typedef struct request {
     bench_session session;
     const tn_cli *cli;
-    const char *n_list, *csv_path, *json_path, *html_path, *verify_path, *peers_folder;
+    const char *n_list, *csv_path, *verify_path, *peers_folder;
+    output json, html;
     tn_cli_texts stored;
     tn_dtype dtype;
     bool has_dtype, list, with_peers;
-    FILE *json, *html;
     bench_choice *choices; /* those chosen */
     int n_choices;
 } request;
@@ -31,15 +42,19 @@ static const char doc[] =
 
 /* ---- the request ---- */
 
+#define MOST_ROWS (1LL << 40) /* far beyond any memory: what is added and multiplied on the way to a shape stays a number */
+
 static bool read_n_list(request *r) {
     bench_session *s = &r->session;
     for (const char *at = r->n_list; at;) {
         char *end;
         errno = 0;
         int64_t n = strtoll(at, &end, 10);
-        if (end == at || (*end && *end != ',') || n <= 0 || errno || s->n_count == BENCH_MAX_ROWS)
-            return tn_cli_refuse(r->cli, "--n wants up to %d whole numbers above 0 with commas between, got '%s'", BENCH_MAX_ROWS,
-                                 r->n_list) < 0;
+        if (end == at || (*end && *end != ',') || n <= 0 || n > MOST_ROWS || errno || s->n_count == BENCH_MAX_ROWS)
+            return tn_cli_refuse(r->cli, "--n wants up to %d whole numbers from 1 to %lld with commas between, got '%s'", BENCH_MAX_ROWS,
+                                 MOST_ROWS, r->n_list) < 0;
+        for (int i = 0; i < s->n_count; i++)
+            if (s->n[i] == n) return tn_cli_refuse(r->cli, "--n names %lld twice", (long long)n) < 0;
         s->n[s->n_count++] = n;
         at = *end ? end + 1 : NULL;
     }
@@ -66,36 +81,84 @@ static bool choose(request *r, char *const *globs, int n_globs) {
     return true;
 }
 
-static bool open_file(const request *r, const char *path, FILE **file) {
-    if (!path) return true;
-    *file = fopen(path, "w");
-    return *file || tn_cli_refuse(r->cli, "%s can't be written: %s", path, strerror(errno)) < 0;
+static bool same_file(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
+
+/* Options that would be ignored are refused. */
+static bool options_agree(const request *r) {
+    const bench_session *s = &r->session;
+    const char *why = NULL;
+    if (s->n_count && s->largest) why = "--n and --largest exclude each other";
+    else if (!(s->minutes > 0)) why = "--minutes wants a number above 0";
+    else if (same_file(r->json.path, r->html.path) || same_file(r->json.path, r->csv_path) || same_file(r->html.path, r->csv_path))
+        why = "--csv, --json and --html want a file each";
+    else if (r->verify_path && (r->json.path || r->html.path || r->csv_path)) why = "--verify writes no file";
+    else if (r->verify_path && (s->n_count || s->largest || r->with_peers)) why = "--verify runs the stored rows, alone";
+    else if (r->stored.n && (r->csv_path || s->n_count || s->largest || s->quick || r->with_peers))
+        why = "--stored measures nothing: it takes --json and --html alone";
+    return !why || tn_cli_refuse(r->cli, "%s", why) < 0;
 }
 
-/* Closes what is open. False where something could not be written. */
-static bool close_file(const request *r, const char *path, FILE **file) {
-    bool fine = !*file || (!ferror(*file) & (fclose(*file) == 0));
-    if (!fine) tn_cli_refuse(r->cli, "%s can't be written", path);
-    *file = NULL;
+/* ---- files ---- */
+
+static bool refuse_path(const request *r, const char *path) {
+    return tn_cli_refuse(r->cli, "%s can't be written: %s", path, strerror(errno)) < 0;
+}
+
+static bool begin_output(const request *r, output *o) {
+    static const char ending[] = ".part";
+    struct stat there;
+    if (!o->path) return true;
+    if (lstat(o->path, &there) != 0 || S_ISREG(there.st_mode)) {
+        size_t n = strlen(o->path);
+        o->temporary = malloc(n + sizeof ending);
+        if (!o->temporary) return refuse_path(r, o->path);
+        memcpy(o->temporary, o->path, n);
+        memcpy(o->temporary + n, ending, sizeof ending);
+    }
+    o->file = fopen(o->temporary ? o->temporary : o->path, "w");
+    return o->file || refuse_path(r, o->path);
+}
+
+/* Puts a file in its place where it is `whole`, else leaves what is there alone. False where it could not be written. */
+static bool end_output(const request *r, output *o, bool whole) {
+    bool fine = !o->file || (!ferror(o->file) & (fclose(o->file) == 0));
+    if (o->file && o->temporary) {
+        fine = fine && (!whole || rename(o->temporary, o->path) == 0);
+        if (!fine || !whole) remove(o->temporary);
+    }
+    if (!fine) refuse_path(r, o->path);
+    free(o->temporary);
+    *o = (output){ .path = o->path };
     return fine;
+}
+
+static bool open_csv(request *r) {
+    if (!r->csv_path) return true;
+    r->session.csv = fopen(r->csv_path, "w");
+    return r->session.csv || refuse_path(r, r->csv_path);
+}
+
+static bool close_csv(request *r) {
+    FILE *csv = r->session.csv;
+    bool fine = !csv || (!ferror(csv) & (fclose(csv) == 0));
+    r->session.csv = NULL;
+    return fine || refuse_path(r, r->csv_path);
 }
 
 /* ---- what is done ---- */
 
-static bool write_document(const request *r, const json_t *document) {
-    if (r->html) bench_html_write(document, r->html);
-    bool fine = !r->json || bench_document_write(document, r->json);
-    if (r->html) fflush(r->html); /* the peers may take their time to end */
-    if (r->json) fflush(r->json);
-    return fine;
+static bool write_document(request *r, const json_t *document) {
+    if (r->html.file) bench_html_write(document, r->html.file);
+    bool fine = !r->json.file || bench_document_write(document, r->json.file);
+    return end_output(r, &r->html, true) & end_output(r, &r->json, fine) & fine;
 }
 
 static int measure(request *r) {
     bench_session *s = &r->session;
     if (r->with_peers) s->peers_folder = r->peers_folder;
     int code = TN_CLI_USAGE;
-    if (bench_session_open(s)) {
-        bool fine = bench_session_run(s, r->choices, r->n_choices);
+    if (bench_session_open(s) && open_csv(r)) {
+        bool fine = bench_session_run(s, r->choices, r->n_choices) & close_csv(r);
         json_t *document = bench_document_of(&s->run, s->tables, s->n_tables, s->peers ? bench_peers_about(s->peers) : NULL);
         fine = write_document(r, document) && fine && !s->n_wrong;
         json_decref(document);
@@ -131,12 +194,16 @@ static int verify(request *r) {
     json_t *stored = bench_document_read(r->verify_path, why, sizeof why);
     if (!stored) return tn_cli_refuse(r->cli, "--verify: %s", why);
     int code = TN_CLI_USAGE;
-    if (bench_session_open(s)) {
+    bool any = false;
+    for (int i = 0; i < r->n_choices; i++) any = any || bench_document_table(stored, r->choices[i].name);
+    if (!any) {
+        tn_cli_refuse(r->cli, "--verify: %s has none of the tables", r->verify_path);
+    } else if (bench_session_open(s)) {
         const char *device = json_string_value(json_object_get(json_object_get(stored, "machine"), "device"));
         if (device && strcmp(device, s->run.machine.device) != 0)
             fprintf(stderr, "%s: %s was measured on %s\n", r->cli->program, r->verify_path, device);
         int n_moved = bench_session_verify(s, stored, r->choices, r->n_choices);
-        if (n_moved == BENCH_NOTHING_STORED) tn_cli_refuse(r->cli, "--verify: %s has none of the tables", r->verify_path);
+        if (n_moved == BENCH_NOTHING_STORED) tn_cli_refuse(r->cli, "--verify: %s has none of the rows", r->verify_path);
         code = n_moved == BENCH_NOTHING_STORED ? TN_CLI_USAGE : n_moved || s->n_wrong ? TN_CLI_FAILED : TN_CLI_OK;
     }
     bench_session_close(s);
@@ -149,16 +216,16 @@ static void list_tables(const request *r) {
 }
 
 static int act(request *r) {
-    if (!open_file(r, r->csv_path, &r->session.csv) || !open_file(r, r->json_path, &r->json) || !open_file(r, r->html_path, &r->html))
-        return TN_CLI_FAILED;
-    int code = r->verify_path ? verify(r) : r->stored.n ? show_stored(r) : measure(r);
-    bool written =
-        close_file(r, r->csv_path, &r->session.csv) & close_file(r, r->json_path, &r->json) & close_file(r, r->html_path, &r->html);
-    return written ? code : TN_CLI_FAILED;
+    int code = TN_CLI_FAILED;
+    if (begin_output(r, &r->json) && begin_output(r, &r->html))
+        code = r->verify_path ? verify(r) : r->stored.n ? show_stored(r) : measure(r);
+    end_output(r, &r->json, false);
+    end_output(r, &r->html, false);
+    return code;
 }
 
 static int answer(request *r, char *const *globs, int n_globs) {
-    if (!read_n_list(r)) return TN_CLI_USAGE;
+    if (!read_n_list(r) || !options_agree(r)) return TN_CLI_USAGE;
     if (r->stored.n && (n_globs || r->verify_path))
         return tn_cli_refuse(r->cli, "--stored measures nothing: it takes no tables and no --verify");
     r->choices = bench_list_tables(r->has_dtype ? &r->dtype : NULL, &r->n_choices);
@@ -173,7 +240,7 @@ int main(int argc, char **argv) {
     static const char *const dtypes[] = { "listed", "f64", "f32", "bf16", NULL };
     int dtype = 0, n_globs, code;
     const char *folder = getenv("TENON_BENCH_PEERS");
-    request r = { .session.device = "auto", .peers_folder = folder ? folder : BENCH_PEERS_FOLDER };
+    request r = { .session.device = "auto", .session.minutes = INFINITY, .peers_folder = folder ? folder : BENCH_PEERS_FOLDER };
     const tn_cli_option options[] = {
         { "list", TN_CLI_FLAG, &r.list, .doc = "name the tables and end" },
         { "device", TN_CLI_TEXT, &r.session.device, .argument = "cpu|cuda|auto",
@@ -188,9 +255,9 @@ int main(int argc, char **argv) {
         { "peers-folder", TN_CLI_TEXT, &r.peers_folder, .argument = "FOLDER",
           .doc = "where serve.py is (default: TENON_BENCH_PEERS, or the sources)" },
         { "csv", TN_CLI_TEXT, &r.csv_path, .argument = "FILE", .doc = "also write every row there, table by table" },
-        { "json", TN_CLI_TEXT, &r.json_path, .argument = "FILE",
+        { "json", TN_CLI_TEXT, &r.json.path, .argument = "FILE",
           .doc = "also write everything there at the end: machine, commit, method, rows" },
-        { "html", TN_CLI_TEXT, &r.html_path, .argument = "FILE", .doc = "also write a page with plots there at the end" },
+        { "html", TN_CLI_TEXT, &r.html.path, .argument = "FILE", .doc = "also write a page with plots there at the end" },
         { "stored", TN_CLI_TEXTS, &r.stored, .argument = "FILE",
           .doc = "measure nothing: put stored runs on one machine together and write them as --json and --html say" },
         { "verify", TN_CLI_TEXT, &r.verify_path, .argument = "FILE",

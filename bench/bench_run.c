@@ -3,6 +3,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "libtensor/context_internal.h"
+
 #define MIB ((int64_t)1 << 20)
 #define COPY_REPEATS 21
 #define COPY_WARM_UP 5
@@ -77,6 +79,10 @@ bool bench_run_open(bench_run *run, const char *device, bool quick, const char *
     run->cx = tn_open(&(tn_options){ .device = device, .seed = 1337 });
     run->reference = tn_open(&(tn_options){ .device = "cpu", .seed = 1337, .history_events = -1 });
     if (!run->cx || !run->reference) return false;
+    if (!tn_failed(run->cx) && run->cx->device->dry_run) {
+        *error = "wanted cpu, cuda or auto: a dry run has nothing to measure";
+        return false;
+    }
     if (!tn_failed(run->cx) && tn_failed(run->reference)) {
         *error = tn_error(run->reference);
         return false;

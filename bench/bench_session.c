@@ -1,10 +1,13 @@
 #include "bench_session.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "bench_document.h"
 
 static double number_of(const json_t *object, const char *name) { return json_number_value(json_object_get(object, name)); }
 
@@ -90,12 +93,12 @@ static void listen_to_signals(void) {
 
 /* 0: as long as it takes. */
 static double seconds_left(const bench_session *s) {
-    if (s->minutes <= 0) return 0;
+    if (isinf(s->minutes)) return 0;
     double left = s->minutes * 60 - (bench_now_ns() - s->begin_ns) * 1e-9;
     return left > 1e-3 ? left : 1e-3;
 }
 
-static bool time_is_up(const bench_session *s) { return told_to_end || (s->minutes > 0 && seconds_left(s) <= 1e-3); }
+static bool time_is_up(const bench_session *s) { return told_to_end || (!isinf(s->minutes) && seconds_left(s) <= 1e-3); }
 
 /* ---- running ---- */
 
@@ -205,16 +208,6 @@ bool bench_session_run(bench_session *s, const bench_choice *choices, int n_choi
 /* What the clock and the machine's state do to a median anyway. */
 #define LEAST_MOVE 0.01
 
-static const json_t *stored_table(const json_t *stored, const char *name) {
-    size_t i;
-    const json_t *table;
-    json_array_foreach(json_object_get(stored, "tables"), i, table) {
-        const char *other = json_string_value(json_object_get(table, "name"));
-        if (other && strcmp(other, name) == 0) return table;
-    }
-    return NULL;
-}
-
 static const json_t *stored_row(const json_t *table, int64_t n, const char *column) {
     size_t i;
     const json_t *row;
@@ -247,8 +240,13 @@ static bool moved(const bench_result *now, const json_t *then) {
 }
 
 static bool told_if_moved(const bench_rows *rows, int row, int c, const bench_result *now, const json_t *then) {
-    if (now->status != BENCH_OK || !moved(now, then)) return false;
     double before = number_of(then, "median");
+    if (now->status != BENCH_OK) {
+        printf("%s  n %" PRId64 "  %s  %.5g %s -> %s\n", rows->choice.name, rows->n[row], rows->columns[c]->name, before,
+               bench_unit(rows->choice.kind), bench_status_name(now->status));
+        return true;
+    }
+    if (!moved(now, then)) return false;
     printf("%s  n %" PRId64 "  %s  %.5g -> %.5g %s  (%+.1f%%; p20-p80 %.5g-%.5g -> %.5g-%.5g)\n", rows->choice.name, rows->n[row],
            rows->columns[c]->name, before, now->median, bench_unit(rows->choice.kind), 100 * (now->median / before - 1),
            number_of(then, "p20"), number_of(then, "p80"), now->p20, now->p80);
@@ -283,7 +281,7 @@ int bench_session_verify(bench_session *s, const json_t *stored, const bench_cho
     bool finished = true;
     for (int i = 0; finished && i < s->n_tables; i++) {
         bench_rows *rows = &s->tables[i];
-        const json_t *table = stored_table(stored, rows->choice.name);
+        const json_t *table = bench_document_table(stored, rows->choice.name);
         if (!table) continue;
         take_rows(rows, table);
         finished = compare_rows(s, rows, table, &n_moved, &n_compared);

@@ -12,7 +12,7 @@ typedef struct bench_session {
     bool quick, largest;
     int64_t n[BENCH_MAX_ROWS]; /* rows to run instead of the tables' own, where n_count > 0 */
     int n_count;
-    double minutes; /* nothing is begun after so many; 0: all is run */
+    double minutes; /* nothing is begun after so many; INFINITY: all is run */
 
     bench_run run;
     bench_peers *peers;

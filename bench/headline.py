@@ -112,7 +112,7 @@ def table_of(run, lines, run_path, plot_path):
             f"Commit {run['commit']}{older}, {run['date'][:10]}.",
             f"Peers: {peers_of(run)}; × is how many times as long the best of them takes.",
             "The floor is the bytes the pass must move at the speed of the plain copy; for what arithmetic bounds there stands TFLOP/s.",
-            "Every table with its plot:",
+            "All that was stored, with plots:",
             f"[bench/results]({os.path.dirname(run_path) or '.'}).", "",
             f"![How many times as long the best peer takes, forward and backward, beside the floor]({plot_path})", "",
             "| | forward | best peer | × | floor | backward | best peer | × | floor |",
@@ -162,7 +162,8 @@ def draw_bar(scale, cell, y, kind):
         out.append(f'<path class="floor" d="M{floor:.1f} {y - 1}v{BAR + 2}"/>')
         if floor < right + 46:
             right = max(right, floor)
-    out.append(f'<text class="value" x="{right + 5:.1f}" y="{y + BAR - 2}">{cell.ratio:.2f}×</text>')
+    other = f" {cell.name}" if cell.at else ""
+    out.append(f'<text class="value" x="{right + 5:.1f}" y="{y + BAR - 2}">{cell.ratio:.2f}×{other}</text>')
     return out
 
 

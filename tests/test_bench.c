@@ -173,6 +173,33 @@ static void test_stored(void **state) {
     TN_TEST_WANT(says("stderr", "absent.json"), "the file is not named");
 }
 
+/* A file that is there stays as it is until another is whole. */
+static void test_files_stay(void **state) {
+    static const char *const in_vain[] = { "--stored absent.json --json run.json --html run.html",
+                                           "--device nothing --json run.json --html run.html --csv run.csv",
+                                           "'copy-*' --device cpu --json run.json --html /nowhere/run.html" };
+    (void)state;
+    want_run(SMALL " --json run.json --csv run.csv --html run.html", 0);
+    char *json = text_of("run.json"), *html = text_of("run.html"), *csv = text_of("run.csv");
+    for (int i = 0; i < 3; i++) {
+        int code = run(in_vain[i]);
+        char *now[] = { text_of("run.json"), text_of("run.html"), text_of("run.csv") };
+        TN_TEST_WANT(code != 0, "tenon-bench %s: all is well", in_vain[i]);
+        TN_TEST_WANT(strcmp(now[0], json) == 0 && strcmp(now[1], html) == 0 && strcmp(now[2], csv) == 0,
+                     "tenon-bench %s: a file has changed", in_vain[i]);
+        for (int f = 0; f < 3; f++) free(now[f]);
+    }
+    want_run("--stored run.json --json run.json", 0);
+    char *again = text_of("run.json");
+    TN_TEST_WANT(strcmp(again, json) == 0, "a stored run is another after it was put together with nothing");
+    want_run("--stored run.json --json /dev/stdout", 0);
+    TN_TEST_WANT(says("stdout", "softmax-speed-fwd-d1024-bf16"), "no JSON on standard output");
+    TN_TEST_WANT(run("--stored run.json --json run.json --html x/run.html") != 0 &&
+                     system("test -z \"$(ls /tmp/tenon-bench-*/*.part 2>&-)\"") == 0,
+                 "a file that was begun is left over");
+    free(json), free(html), free(csv), free(again);
+}
+
 /* A stored figure far from what is measured is told, one row by name; memory does not move. */
 static void test_verify(void **state) {
     (void)state;
@@ -191,6 +218,47 @@ static void test_verify(void **state) {
                  "the row that moved is not named");
     want_run("--verify run.json --device cpu --minutes 0.00001", 1);
     TN_TEST_WANT(says("stdout", "0 of 0 rows moved") && says("stderr", "left out"), "it does not say that it was cut short");
+    want_run("--verify run.json 'host'", 2);
+    TN_TEST_WANT(says("stderr", "none of the tables"), "it does not say that there is nothing to compare");
+
+    /* What can no longer be measured has moved. */
+    run = read_json("run.json");
+    row = json_array_get(json_object_get(json_array_get(json_object_get(run, "tables"), 0), "rows"), 1);
+    json_object_set_new(row, "n", json_integer(1LL << 39));
+    write_json(run, "run.json");
+    json_decref(run);
+    want_run("--verify run.json --device cpu", 1);
+    TN_TEST_WANT(says("stdout", "1000 MiB -> out of memory") && says("stdout", "1 of 2 rows moved"), "the row that went is not named");
+}
+
+/* A line of the page's overview is about one column, forward and backward. */
+static void test_overview(void **state) {
+    static const char *const columns[] = { "first", "last" };
+    (void)state;
+    want_run("'softmax-speed-*-d1024-bf16' --device cpu --n 4 --quick --json run.json", 0);
+    json_t *run = read_json("run.json");
+    for (size_t t = 0; t < 2; t++) {
+        json_t *rows = json_object_get(json_array_get(json_object_get(run, "tables"), t), "rows");
+        json_array_append_new(rows, json_deep_copy(json_array_get(rows, 0)));
+        for (size_t c = 0; c < 2; c++) {
+            json_t *row = json_array_get(rows, c);
+            json_object_set_new(row, "column", json_string(columns[c]));
+            json_object_set_new(row, "median", json_real(1000 * (double)(t + 1) + 111 * (double)(c + 1)));
+            if (t == 1 && c == 1) continue; /* backward of the last column has no peer */
+            json_object_set_new(row, "best_peer", json_string("eager"));
+            json_object_set_new(row, "best_peer_over_tenon", json_real(2));
+            json_object_set_new(row, "peers", json_pack("[{s:s,s:s,s:f}]", "provider", "eager", "status", "ok", "median", 5000.0));
+        }
+    }
+    json_object_set_new(run, "peers", json_pack("{s:s}", "peer", "Somebody 1.0"));
+    write_json(run, "run.json");
+    json_decref(run);
+    want_run("--stored run.json --html run.html", 0);
+    char *page = text_of("run.html"), *line = strstr(page, "<span>last</span></td>"), *end = line ? strstr(line, "</tr>") : NULL;
+    TN_TEST_WANT(end, "the overview has no line of the last column");
+    *end = '\0';
+    TN_TEST_WANT(strstr(line, "1222") && strstr(line, "2222") && !strstr(line, "2111"), "the overview's line mixes columns: %s", line);
+    free(page);
 }
 
 /* The columns of a row that are ways to one result take turns. */
@@ -222,6 +290,17 @@ static void test_refusals(void **state) {
     want_run("--stored a.json 'softmax-*'", 2);
     want_run("--verify absent.json", 2);
     want_run("--n 4,x 'softmax-*'", 2);
+    want_run("--n 4,8,4 'softmax-*'", 2);
+    want_run("--n 9223372036854775807 'md*'", 2);
+    want_run("--n 4 --largest 'softmax-*'", 2);
+    want_run("--minutes 0 'softmax-*'", 2);
+    want_run("--minutes nan 'softmax-*'", 2);
+    want_run("--json a --html a 'softmax-*'", 2);
+    want_run("--verify a.json --json b.json", 2);
+    want_run("--verify a.json --peers", 2);
+    want_run("--stored a.json --csv a.csv", 2);
+    want_run("'softmax-*' --device dry-run", 2);
+    want_run("'softmax-*' --device dry-run:cuda", 2);
 }
 
 /* Runs one of bench/'s scripts; skips where it says that it has nothing to compare. */
@@ -238,6 +317,20 @@ static void want_script(const char *command) {
     }
     TN_TEST_WANT(code == 0, "%s: exit code %d: %s", command, code, said);
     free(said);
+}
+
+/* The pages are what the program makes of the stored runs. */
+static void test_stored_pages(void **state) {
+    static const char *const runs[] = { "h100", "cpu" };
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        char command[512];
+        snprintf(command, sizeof command,
+                 "test -f bench/results/%s.json || exit 77; '%s' --stored bench/results/%s.json --html '%s/page.html' && "
+                 "cmp bench/results/%s.html '%s/page.html'",
+                 runs[i], BENCH, runs[i], folder, runs[i], folder);
+        want_script(command);
+    }
 }
 
 /* The README's table and plot are what the stored run says. */
@@ -258,8 +351,8 @@ static void test_instructions(void **state) {
 #define CASE(function) cmocka_unit_test_setup_teardown(function, make_folder, remove_folder)
 
 static const struct CMUnitTest cases[] = {
-    CASE(test_names),    CASE(test_files),    CASE(test_stored),   CASE(test_verify),       CASE(test_turns),
-    CASE(test_no_peers), CASE(test_refusals), CASE(test_headline), CASE(test_instructions),
+    CASE(test_names),        CASE(test_files), CASE(test_files_stay), CASE(test_stored),   CASE(test_verify),   CASE(test_overview),
+    CASE(test_stored_pages), CASE(test_turns), CASE(test_no_peers),   CASE(test_refusals), CASE(test_headline), CASE(test_instructions),
 };
 
 TN_TEST_MAIN("test_bench", cases)
