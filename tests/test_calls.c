@@ -270,11 +270,31 @@ static void streams_of_the_cpu(void **state) {
     tn_close(cpu);
 }
 
+/* Kernels count a line's elements in 32 bits, and say so before anything is allocated: a dry run says it too. */
+static void long_lines(void **state) {
+    static const char *const devices[] = { "dry-run:cpu", "dry-run:cuda" };
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        bool cuda = i % 2;
+        tn_context *dry = tn_open(&(tn_options){ .device = devices[i % 2] });
+        tn_scope *inside = tn_scope_begin(dry);
+        tn_tensor *x = tn_empty(dry, TN_BF16, TN_SHAPE(1LL << 31));
+        if (i < 2) tn_topk(x, TN_TOPK(.k = 3), NULL);
+        else tn_multinomial(x, TN_MULTINOMIAL());
+        TN_TEST_WANT(tn_error_status(dry) == (cuda ? TN_ERR_UNSUPPORTED : TN_OK), "on %s: %s", devices[i % 2], tn_error(dry));
+#ifdef TN_WITH_CUDA
+        TN_TEST_WANT(!cuda || strstr(tn_error(dry), "2^31"), "it does not say how long lines may be: %s", tn_error(dry));
+#endif
+        tn_scope_end(inside);
+        tn_close(dry);
+    }
+}
+
 #define CASE(function) \
     { #function, function, set_up, tear_down, NULL }
 
-static const struct CMUnitTest cases[] = { CASE(views),      CASE(joins_and_copies),   CASE(selections),
-                                           CASE(reductions), CASE(one_by_one),         CASE(mistakes),
-                                           CASE(stand_ins),  CASE(streams_of_the_cpu), CASE(paths) };
+static const struct CMUnitTest cases[] = { CASE(views),      CASE(joins_and_copies), CASE(selections), CASE(reductions),
+                                           CASE(one_by_one), CASE(mistakes),         CASE(stand_ins),  CASE(streams_of_the_cpu),
+                                           CASE(paths),      CASE(long_lines) };
 
 TN_TEST_MAIN("test_calls", cases)

@@ -31,6 +31,8 @@ const tn_sample tn_act_samples[] = {
     { .name = "softmax-large-block", .in = { TN_SAMPLE_SHAPE(2, 9000) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
     { .name = "softmax-blocks", .in = { TN_SAMPLE_SHAPE(1, 40000) }, .attrs = "{\"act\": \"softmax\"}", .no_gradcheck = true },
     { .name = "softmax-deep", .in = { TN_SAMPLE_SHAPE(5000, 16) }, .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .no_gradcheck = true },
+    { .name = "softmax-deeper", .in = { TN_SAMPLE_SHAPE(17000, 16) }, .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .no_gradcheck = true },
+    { .name = "softmax-deepest", .in = { TN_SAMPLE_SHAPE(60000, 8) }, .attrs = "{\"act\": \"softmax\", \"dim\": 0}", .no_gradcheck = true },
     { .name = "softmax-huge",
       .in = { { .present = true, .shape = { 2, { 3, 6 } }, .fill = TN_FILL_LIST, .values = huge, .n_values = 6 } },
       .attrs = "{\"act\": \"softmax\"}",

@@ -1,7 +1,15 @@
 #include "sampling_internal.h"
 
+#include "../../libtensor/context_internal.h"
 #include "../family.h"
 #include "../op_support.h"
+
+/* Kernels count the elements of a line in 32 bits. */
+static bool line_fits(tn_op_call *call, int64_t size) {
+    TN_WANT(call->cx->device->kind != TN_DEVICE_CUDA || size <= INT32_MAX, call, TN_ERR_UNSUPPORTED,
+            "on cuda wanted lines of fewer than 2^31 elements");
+    return true;
+}
 
 /* ---- topk ---- */
 
@@ -16,7 +24,7 @@ static bool topk_check(tn_op_call *call) {
     call->out_spec[0].shape.size[axis] = args->k;
     call->out_spec[1] = (tn_spec){ TN_I64, call->out_spec[0].shape };
     call->save_out = 2;
-    return true;
+    return line_fits(call, x->shape[axis]);
 }
 
 static int64_t topk_saved_bytes(const tn_op_call *call) { return tn_spec_bytes(&call->out_spec[1]); }
@@ -75,7 +83,7 @@ static bool multinomial_check(tn_op_call *call) {
     call->out_spec[0] = (tn_spec){ TN_I64, tn_shape_of(x) };
     call->out_spec[0].shape.size[x->axes - 1] = args->n_samples;
     TN_WANT(size > 0 || tn_spec_numel(&call->out_spec[0]) == 0, call, TN_ERR_SHAPE, "samples of no places");
-    return true;
+    return line_fits(call, size);
 }
 
 static int64_t multinomial_saved_bytes(const tn_op_call *call) {

@@ -211,10 +211,6 @@ extern "C" tn_status tn_multinomial_forward_cuda(tn_op_call *call) {
     const tn_tensor *x = call->in[0];
     if (call->out[0]->numel == 0) return TN_OK;
     int64_t size = x->shape[x->axes - 1], n_rows = x->numel / size;
-    if (size > INT32_MAX) {
-        tn_refuse(call, TN_ERR_UNSUPPORTED, "on cuda wanted rows of fewer than 2^31 weights");
-        return TN_ERR_UNSUPPORTED;
-    }
     TN_WITH_FLOAT(x->dtype, T, {
         weight_rows<T> all = { (const T *)x->data,
                                (int64_t *)call->out[0]->data,

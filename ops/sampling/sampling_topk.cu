@@ -326,10 +326,6 @@ extern "C" tn_status tn_topk_forward_cuda(tn_op_call *call) {
     const tn_shape shape = tn_shape_of(x);
     if (call->out[0]->numel == 0) return TN_OK;
     tn_around around = around_of(call, &shape);
-    if (around.axis > INT32_MAX) {
-        tn_refuse(call, TN_ERR_UNSUPPORTED, "on cuda wanted lines of fewer than 2^31 elements");
-        return TN_ERR_UNSUPPORTED;
-    }
     TN_WITH_FLOAT(x->dtype, T, start<T>(call, around, needs_scratch(around, args->k)));
     return tn_cuda_said(call->device, (int)cudaGetLastError(), "topk forward");
 }
