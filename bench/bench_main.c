@@ -156,8 +156,8 @@ static bool write_document(request *r, const json_t *document) {
 static int measure(request *r) {
     bench_session *s = &r->session;
     if (r->with_peers) s->peers_folder = r->peers_folder;
-    int code = TN_CLI_USAGE;
-    if (bench_session_open(s) && open_csv(r)) {
+    int code = bench_session_open(s) ? TN_CLI_FAILED : TN_CLI_USAGE;
+    if (code == TN_CLI_FAILED && open_csv(r)) {
         bool fine = bench_session_run(s, r->choices, r->n_choices) & close_csv(r);
         json_t *document = bench_document_of(&s->run, s->tables, s->n_tables, s->peers ? bench_peers_about(s->peers) : NULL);
         fine = write_document(r, document) && fine && !s->n_wrong;

@@ -37,30 +37,14 @@ static const bench_column flao_columns[] = {
     { .name = "flao", .op = "linear_attention", .attrs = "{\"layout\": \"bhnd\"}" },
 };
 
+#define FLAO_TABLE(b, h)                                                                                    \
+    .family = "flao", .setting = "batch" #b "-head" #h "-dim128",                                           \
+    .doc = "q, k, v, g [" #b "," #h ",n,128]: composed of nodes, and as one node", .columns = flao_columns, \
+    .n_columns = TN_COUNT(flao_columns), .inputs = flao_inputs, .size = { b, h }
+
 static const bench_table flao_tables[] = {
-    {
-        .family = "flao",
-        .setting = "batch12-head12-dim128",
-        .doc = "q, k, v, g [12,12,n,128]: composed of nodes, and as one node",
-        BOTH_KINDS,
-        .columns = flao_columns,
-        .n_columns = TN_COUNT(flao_columns),
-        FULL_ROWS,
-        .inputs = flao_inputs,
-        .size = { 12, 12 },
-        .upstream_resident = true,
-    },
-    {
-        .family = "flao",
-        .setting = "batch1-head4-dim128",
-        .doc = "q, k, v, g [1,4,n,128]: far fewer heads than multiprocessors",
-        SPEED_ALONE,
-        .columns = flao_columns,
-        .n_columns = TN_COUNT(flao_columns),
-        LONG_ROWS,
-        .inputs = flao_inputs,
-        .size = { 1, 4 },
-    },
+    { FLAO_TABLE(12, 12), BOTH_KINDS, FULL_ROWS, .upstream_resident = true },
+    { FLAO_TABLE(1, 4), SPEED_ALONE, LONG_ROWS }, /* far fewer heads than multiprocessors */
 };
 
 /* ---- fal: activations and LRPE before it ---- */
