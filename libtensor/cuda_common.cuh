@@ -17,7 +17,8 @@ template <typename T> using tn_wide = typename tn_wide_of<T>::type;
 
 __device__ __forceinline__ double tn_widen(double x) { return x; }
 __device__ __forceinline__ float tn_widen(float x) { return x; }
-__device__ __forceinline__ float tn_widen(tn_cuda_bf16 x) { return __bfloat162float(x); }
+/* A bf16 is the upper half of an f32. In so many words the code is the same for every architecture, and is compiled once. */
+__device__ __forceinline__ float tn_widen(tn_cuda_bf16 x) { return __uint_as_float((unsigned)__bfloat16_as_ushort(x) << 16); }
 
 template <typename T> __device__ __forceinline__ T tn_narrow(tn_wide<T> x);
 template <> __device__ __forceinline__ double tn_narrow<double>(double x) { return x; }

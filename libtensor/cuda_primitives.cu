@@ -44,15 +44,15 @@ template <typename To> __device__ __forceinline__ To saturate(double x) {
     if (x >= (double)integer_limits<To>::high()) return integer_limits<To>::high();
     return (To)x;
 }
-#define SATURATING(To)                                                                                                  \
-    template <> struct convert<To, double> {                                                                            \
-        static __device__ __forceinline__ To from(double x) { return saturate<To>(x); }                                 \
-    };                                                                                                                  \
-    template <> struct convert<To, float> {                                                                             \
-        static __device__ __forceinline__ To from(float x) { return saturate<To>((double)x); }                          \
-    };                                                                                                                  \
-    template <> struct convert<To, tn_cuda_bf16> {                                                                      \
-        static __device__ __forceinline__ To from(tn_cuda_bf16 x) { return saturate<To>((double)__bfloat162float(x)); } \
+#define SATURATING(To)                                                                                          \
+    template <> struct convert<To, double> {                                                                    \
+        static __device__ __forceinline__ To from(double x) { return saturate<To>(x); }                         \
+    };                                                                                                          \
+    template <> struct convert<To, float> {                                                                     \
+        static __device__ __forceinline__ To from(float x) { return saturate<To>((double)x); }                  \
+    };                                                                                                          \
+    template <> struct convert<To, tn_cuda_bf16> {                                                              \
+        static __device__ __forceinline__ To from(tn_cuda_bf16 x) { return saturate<To>((double)tn_widen(x)); } \
     };
 SATURATING(int64_t)
 SATURATING(int32_t)
@@ -69,13 +69,13 @@ template <> struct convert<tn_cuda_bf16, float> {
     static __device__ __forceinline__ tn_cuda_bf16 from(float x) { return __float2bfloat16_rn(x); }
 };
 template <> struct convert<float, tn_cuda_bf16> {
-    static __device__ __forceinline__ float from(tn_cuda_bf16 x) { return __bfloat162float(x); }
+    static __device__ __forceinline__ float from(tn_cuda_bf16 x) { return tn_widen(x); }
 };
 template <> struct convert<double, tn_cuda_bf16> {
-    static __device__ __forceinline__ double from(tn_cuda_bf16 x) { return (double)__bfloat162float(x); }
+    static __device__ __forceinline__ double from(tn_cuda_bf16 x) { return (double)tn_widen(x); }
 };
 
-__device__ __forceinline__ bool is_nonzero(tn_cuda_bf16 x) { return __bfloat162float(x) != 0; }
+__device__ __forceinline__ bool is_nonzero(tn_cuda_bf16 x) { return tn_widen(x) != 0; }
 template <typename From> __device__ __forceinline__ bool is_nonzero(From x) { return x != 0; }
 template <typename From> struct convert<tn_bool, From> {
     static __device__ __forceinline__ tn_bool from(From x) { return tn_bool{ (uint8_t)is_nonzero(x) }; }

@@ -12,7 +12,6 @@
  *
  * ak and av, read by ldmatrix.trans, fall into place beside the accumulators of t. At the end the warps of a block, the blocks of a cluster
  * (Hopper) and, where there are more, the parts in the workspace are merged by their maxima and sums, always in the same order. */
-#include <cooperative_groups.h>
 
 #include "attention_decode.cuh"
 #include "attention_online.cuh"
@@ -344,9 +343,7 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
     constexpr int PER_ROW = E / 4;
     int size = 1;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    namespace cg = cooperative_groups;
-    auto cluster = cg::this_cluster();
-    size = (int)cluster.num_blocks();
+    size = (int)__clusterSizeInBlocks();
 #endif
 #pragma unroll 2
     for (int i = threadIdx.x; i < S::HEADS * PER_ROW; i += S::THREADS) {
@@ -363,9 +360,10 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
     }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (size == 1) return;
-    cluster.sync();
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
 #pragma unroll 1
-    for (int i = (int)cluster.block_rank() * S::THREADS + threadIdx.x; i < S::HEADS * PER_ROW; i += size * S::THREADS) {
+    for (int i = (int)__clusterRelativeBlockRank() * S::THREADS + threadIdx.x; i < S::HEADS * PER_ROW; i += size * S::THREADS) {
         int row = i / PER_ROW, column = i % PER_ROW * 4, head = p.head0 + row;
         if (head < p.first || head >= p.last) continue;
         float2 stat[MOST_BLOCKS];
@@ -373,8 +371,8 @@ __global__ void __launch_bounds__(shape_of<D, E, MT>::THREADS, shape_of<D, E, MT
 #pragma unroll
         for (int k = 0; k < MOST_BLOCKS; k++)
             if (k < size) {
-                stat[k] = *(const float2 *)(cluster.map_shared_rank(room.total, k) + row * 2);
-                part[k] = *(const float4 *)(cluster.map_shared_rank(room.rows, k) + row * S::ROW + column);
+                stat[k] = *(const float2 *)((const float *)__cluster_map_shared_rank(room.total, k) + row * 2);
+                part[k] = *(const float4 *)((const float *)__cluster_map_shared_rank(room.rows, k) + row * S::ROW + column);
             }
         merged all = { 0, -INFINITY };
 #pragma unroll

@@ -16,7 +16,6 @@
  *
  * At the end the warps of a block, the blocks of a cluster (Hopper) and, where there are more, the parts in the workspace are merged by
  * their maxima and sums, always in the same order. */
-#include <cooperative_groups.h>
 
 #include "attention_decode_kv.h"
 #include "attention_online.cuh"
@@ -333,16 +332,16 @@ template <int N, typename Stat, typename Row> __device__ __forceinline__ float4 
 /* The blocks of a cluster, each of which has its sums in its first warp's rows: every block finishes its share of the columns. */
 template <typename T, int D, typename S>
 __device__ __forceinline__ void merge_cluster(const kv_args &a, const place &p, const merge_room<S> &room) {
-    auto cluster = cooperative_groups::this_cluster();
-    int size = (int)cluster.num_blocks();
-    cluster.sync();
+    int size = (int)__clusterSizeInBlocks();
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
 #pragma unroll 1
-    for (int i = (int)cluster.block_rank() * THREADS + threadIdx.x; i < p.heads * (D / 4); i += size * THREADS) {
+    for (int i = (int)__clusterRelativeBlockRank() * THREADS + threadIdx.x; i < p.heads * (D / 4); i += size * THREADS) {
         int row = i / (D / 4), column = i % (D / 4) * 4;
         merged all;
         float4 o = add_up<MOST_BLOCKS>(
-            size, [&](int block) { return cluster.map_shared_rank(room.total, block) + row * 2; },
-            [&](int block) { return cluster.map_shared_rank(room.rows, block) + row * S::ROW + column; }, &all);
+            size, [&](int block) { return (const float *)__cluster_map_shared_rank(room.total, block) + row * 2; },
+            [&](int block) { return (const float *)__cluster_map_shared_rank(room.rows, block) + row * S::ROW + column; }, &all);
         write_row<T>(a, p.batch * a.h + p.first + row, D, column, o, all);
     }
     /* Nobody's memory goes while others read it. Nothing was written that they need, so o is not waited for. */
@@ -370,7 +369,7 @@ template <typename T, int D> __global__ void __launch_bounds__(THREADS, BLOCKS) 
     hand_over<S, D>(room, w);
     bool alone = true;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    alone = cooperative_groups::this_cluster().num_blocks() == 1;
+    alone = __clusterSizeInBlocks() == 1;
 #endif
 #pragma unroll 1
     for (int i = threadIdx.x; i < p.heads * (D / 4); i += THREADS) {

@@ -153,7 +153,7 @@ TN_TILE_DEVICE void tn_bwd_gate(const tn_bwd_pass &p, uint32_t g, uint32_t d_o, 
     if (act.act == TN_SILU) tn_bwd_gate_as<Z, TN_SILU>(p, g, d_o, y, at, act, exchange);
     else if (act.act == TN_NONE) tn_bwd_gate_as<Z, TN_NONE>(p, g, d_o, y, at, act, exchange);
     else if (act.act == TN_SOFTMAX) tn_bwd_gate_as<Z, TN_SOFTMAX>(p, g, d_o, y, at, act, exchange);
-    else tn_bwd_gate_as<Z, TN_BWD_OTHER_ACT>(p, g, d_o, y, at, act, exchange);
+    else tn_bwd_gate_as<Z, TN_BWD_ANY_ACT>(p, g, d_o, y, at, act, exchange);
 }
 
 /* A warp's own 2 KiB of a raw tile's place, once it has nothing there any more. */
@@ -296,7 +296,7 @@ TN_TILE_DEVICE void tn_bwd_value_back(uint32_t to, uint32_t raw, const float (&d
                                       tn_bwd_exchange<Z::groups> &exchange, int width) {
     if (act.act == TN_NONE) tn_bwd_value_back_as<Z, TN_NONE>(to, raw, d, at, act, exchange, width);
     else if (act.act == TN_SOFTMAX) tn_bwd_value_back_as<Z, TN_SOFTMAX>(to, raw, d, at, act, exchange, width);
-    else tn_bwd_value_back_as<Z, TN_BWD_OTHER_ACT>(to, raw, d, at, act, exchange, width);
+    else tn_bwd_value_back_as<Z, TN_BWD_ANY_ACT>(to, raw, d, at, act, exchange, width);
 }
 
 /* A tile that is there, at `k`, v behind it; `values` is a place for vb, or dv. */
@@ -320,7 +320,7 @@ TN_TILE_DEVICE void tn_bwd_tile_kv(const tn_bwd_pass &p, tn_bwd_worker<L> &w, ui
         tn_bwd_row_softmax<Z>(value_act, w.exchange, w.at, v, p.e);
         tn_bwd_value_as<Z, TN_SOFTMAX>(vb, v, w.at, value_act, p.e);
     } else if (acts) {
-        tn_bwd_value_as<Z, TN_BWD_OTHER_ACT>(vb, v, w.at, value_act, p.e);
+        tn_bwd_value_as<Z, TN_BWD_ANY_ACT>(vb, v, w.at, value_act, p.e);
     }
     if (encodes || acts) {
         tn_wgmma_publish();

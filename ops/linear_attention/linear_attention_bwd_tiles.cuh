@@ -362,8 +362,8 @@ template <int N> TN_TILE_DEVICE void tn_bwd_activate(float (&x)[N], float (&slop
     }
 }
 
-/* Code for an activation known when compiled - none, silu, softmax over the features - or for all others. */
-enum { TN_BWD_OTHER_ACT = -1 };
+/* Code for an activation known when compiled - none, silu, softmax over the features - or for any, told apart when it runs. */
+enum { TN_BWD_ANY_ACT = -1 };
 
 #define TN_BWD_LOG2_E 1.44269504088896341f
 TN_TILE_DEVICE float tn_bwd_exp2(float x) {
@@ -407,12 +407,12 @@ struct tn_bwd_act {
 
     /* x of a group becomes act(x), slope act'(x) or, with softmax, p. */
     template <int Act> __device__ __forceinline__ void apply(float (&x)[8], float (&slope)[8], int column) const {
-        if constexpr (Act == TN_SOFTMAX) {
+        if constexpr (Act != TN_BWD_ANY_ACT && Act != TN_SOFTMAX) {
+            tn_bwd_activate(x, slope, Act);
+        } else if (Act == TN_SOFTMAX || over_features) {
 #pragma unroll
             for (int i = 0; i < 8; i++)
                 slope[i] = x[i] = tn_bwd_exp2(fmaf(x[i] - maximum[i >> 1 & 1], TN_BWD_LOG2_E, -log_sum[i >> 1 & 1]));
-        } else if constexpr (Act != TN_BWD_OTHER_ACT) {
-            tn_bwd_activate(x, slope, Act);
         } else if (!over_sequence) {
             tn_bwd_activate(x, slope, act);
         } else {
@@ -536,8 +536,9 @@ template <typename Z> struct tn_bwd_angles {
     unsigned char axis[angles];
 };
 
-/* How a tile's features turn: not at all, straight (see above), or with coordinates from a table. */
-enum { TN_BWD_STILL, TN_BWD_STRAIGHT, TN_BWD_BENT };
+/* How a tile's features turn: not at all, straight (see above), or with coordinates from a table. Code is for one of the first two, or for
+ * any way. */
+enum { TN_BWD_STILL, TN_BWD_STRAIGHT, TN_BWD_BENT, TN_BWD_ANY_WAY };
 
 /* The angles of a tile. */
 template <typename Z> struct tn_bwd_turn {
@@ -551,10 +552,10 @@ template <typename Z> struct tn_bwd_turn {
 
     /* cos and sin of two neighbouring angles in a thread's two rows, and the rows' coordinates there, 0 where there is no row. `place`: the
      * first angle's among the warp's own. */
-    template <bool Straight>
+    template <int Turn>
     __device__ __forceinline__ void angles(int angle, int place, const tn_bwd_place &where, float (&c)[2][2], float (&s)[2][2],
                                            float (&weight)[2][2]) const {
-        if (Straight) {
+        if (Turn == TN_BWD_STRAIGHT || way == TN_BWD_STRAIGHT) {
             const float4 a = *reinterpret_cast<const float4 *>(&of->first[where.group][where.warp][place]);
             const float4 b = *reinterpret_cast<const float4 *>(&of->steps[where.lane >> 2][angle]);
             const float4 eight = *reinterpret_cast<const float4 *>(&of->steps[8][angle]);
@@ -631,14 +632,14 @@ TN_TILE_DEVICE void tn_bwd_encode_as(uint32_t encoded, uint32_t raw, const tn_bw
         float x[8], y[8];
         tn_bwd_unpack(x, words[j]);
         act.template apply<Act>(x, y, column + at.pair);
-        if ((Act == TN_BWD_OTHER_ACT || Act == TN_SOFTMAX) && column >= width)
+        if ((Act == TN_BWD_ANY_ACT || Act == TN_SOFTMAX) && column >= width)
 #pragma unroll
             for (int i = 0; i < 8; i++) x[i] = 0;
         if constexpr (Z::cosine) {
 #pragma unroll
             for (int two = 0; two < 2; two++) {
                 float c[2][2], s[2][2], weight[2][2];
-                turn.template angles<Turn == TN_BWD_STRAIGHT>(column + 8 * two + at.pair, 16 * j + 8 * two + at.pair, at, c, s, weight);
+                turn.template angles<Turn>(column + 8 * two + at.pair, 16 * j + 8 * two + at.pair, at, c, s, weight);
 #pragma unroll
                 for (int row = 0; row < 2; row++)
 #pragma unroll
@@ -649,9 +650,9 @@ TN_TILE_DEVICE void tn_bwd_encode_as(uint32_t encoded, uint32_t raw, const tn_bw
                     }
             }
             tn_bwd_pack(more[j], y);
-        } else if constexpr (Turn != TN_BWD_STILL) {
+        } else if (Turn != TN_BWD_STILL && turn.way != TN_BWD_STILL) {
             float c[2][2], s[2][2], weight[2][2];
-            turn.template angles<Turn == TN_BWD_STRAIGHT>(column / 2 + at.pair, 8 * j + at.pair, at, c, s, weight);
+            turn.template angles<Turn>(column / 2 + at.pair, 8 * j + at.pair, at, c, s, weight);
 #pragma unroll
             for (int k = 0; k < 2; k++)
 #pragma unroll
@@ -683,6 +684,7 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
                                      const tn_bwd_act &act, const tn_bwd_turn<Z> &turn, tn_bwd_exchange<Z::groups> &exchange, int width,
                                      int what, Sums &sums, float (&both)[2]) {
     constexpr int of_part = Z::G / Z::H, begin = Part * of_part, end = begin + of_part;
+    const bool softmax = Act == TN_SOFTMAX || (Act == TN_BWD_ANY_ACT && act.over_features);
     uint32_t words[4], ahead[4];
     tn_bwd_read(ahead, raw, at, at.group * Z::N + 2 * begin);
 #pragma unroll
@@ -699,7 +701,7 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
 #pragma unroll
             for (int two = 0; two < 2; two++) {
                 float c[2][2], s[2][2], weight[2][2];
-                turn.template angles<Turn == TN_BWD_STRAIGHT>(column + 8 * two + at.pair, 16 * j + 8 * two + at.pair, at, c, s, weight);
+                turn.template angles<Turn>(column + 8 * two + at.pair, 16 * j + 8 * two + at.pair, at, c, s, weight);
 #pragma unroll
                 for (int row = 0; row < 2; row++)
 #pragma unroll
@@ -713,9 +715,9 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
         } else {
 #pragma unroll
             for (int r = 0; r < 4; r++) d[2 * r] = TN_BWD_AT(dx, j - begin, r, 0), d[2 * r + 1] = TN_BWD_AT(dx, j - begin, r, 1);
-            if constexpr (Turn != TN_BWD_STILL) {
+            if (Turn != TN_BWD_STILL && turn.way != TN_BWD_STILL) {
                 float c[2][2], s[2][2], weight[2][2];
-                turn.template angles<Turn == TN_BWD_STRAIGHT>(column / 2 + at.pair, 8 * j + at.pair, at, c, s, weight);
+                turn.template angles<Turn>(column / 2 + at.pair, 8 * j + at.pair, at, c, s, weight);
 #pragma unroll
                 for (int k = 0; k < 2; k++)
 #pragma unroll
@@ -727,7 +729,7 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
                     }
             }
         }
-        if constexpr (Act == TN_BWD_OTHER_ACT) {
+        if constexpr (Act == TN_BWD_ANY_ACT) {
             if (what == TN_BWD_SUMS_SOFTMAX)
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
@@ -743,7 +745,7 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
                 }
         }
         if (what != TN_BWD_NO_SUMS) sums.add(j, part);
-        if constexpr (Act == TN_SOFTMAX) {
+        if (softmax) {
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 both[i >> 1 & 1] += column < width ? x[i] * d[i] : 0.0f;
@@ -757,7 +759,7 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
             tn_bwd_write(to, at, column / 8, words);
         }
     }
-    if constexpr (Act == TN_SOFTMAX && Part + 1 == Z::H) {
+    if (softmax && Part + 1 == Z::H) {
         tn_bwd_row_sums(exchange, at, both);
 #pragma unroll
         for (int j = 0; j < Z::G; j++) {
@@ -779,25 +781,22 @@ TN_TILE_DEVICE void tn_bwd_decode_as(uint32_t to, uint32_t raw, uint32_t aside, 
     }
 }
 
-/* Calls f(Act, Turn): the common ways have code without branches. */
-#define TN_BWD_AS(act, turn, f)                                                             \
-    do {                                                                                    \
-        const bool softmax_ = (act).over_features;                                          \
-        const int act_ = softmax_ ? (int)TN_SOFTMAX : (act).over_sequence ? -1 : (act).act; \
-        if ((turn).way == TN_BWD_BENT) {                                                    \
-            if (softmax_) f(TN_SOFTMAX, TN_BWD_BENT);                                       \
-            else f(TN_BWD_OTHER_ACT, TN_BWD_BENT);                                          \
-        } else if (Z::cosine || (turn).way == TN_BWD_STRAIGHT) {                            \
-            if (act_ == TN_SILU) f(TN_SILU, TN_BWD_STRAIGHT);                               \
-            else if (act_ == TN_NONE) f(TN_NONE, TN_BWD_STRAIGHT);                          \
-            else if (softmax_) f(TN_SOFTMAX, TN_BWD_STRAIGHT);                              \
-            else f(TN_BWD_OTHER_ACT, TN_BWD_STRAIGHT);                                      \
-        } else if constexpr (!Z::cosine) {                                                  \
-            if (act_ == TN_NONE) f(TN_NONE, TN_BWD_STILL);                                  \
-            else if (act_ == TN_SILU) f(TN_SILU, TN_BWD_STILL);                             \
-            else if (softmax_) f(TN_SOFTMAX, TN_BWD_STILL);                                 \
-            else f(TN_BWD_OTHER_ACT, TN_BWD_STILL);                                         \
-        }                                                                                   \
+/* Calls f(Act, Turn): the common ways have code without branches, all others share one. */
+#define TN_BWD_AS(act, turn, f)                                                        \
+    do {                                                                               \
+        const int act_ = (act).over_sequence ? (int)TN_BWD_ANY_ACT : (act).act;        \
+        const bool common_ = act_ == TN_NONE || act_ == TN_SILU || act_ == TN_SOFTMAX; \
+        if (!common_ || (turn).way == TN_BWD_BENT) {                                   \
+            f(TN_BWD_ANY_ACT, TN_BWD_ANY_WAY);                                         \
+        } else if (Z::cosine || (turn).way == TN_BWD_STRAIGHT) {                       \
+            if (act_ == TN_SILU) f(TN_SILU, TN_BWD_STRAIGHT);                          \
+            else if (act_ == TN_NONE) f(TN_NONE, TN_BWD_STRAIGHT);                     \
+            else f(TN_SOFTMAX, TN_BWD_STRAIGHT);                                       \
+        } else if constexpr (!Z::cosine) {                                             \
+            if (act_ == TN_NONE) f(TN_NONE, TN_BWD_STILL);                             \
+            else if (act_ == TN_SILU) f(TN_SILU, TN_BWD_STILL);                        \
+            else f(TN_SOFTMAX, TN_BWD_STILL);                                          \
+        }                                                                              \
     } while (0)
 
 /* encoded = lrpe(act(raw)), each thread its own elements. */

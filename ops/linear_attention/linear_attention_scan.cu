@@ -13,8 +13,12 @@
  * bytes activates, turns or multiplies it in place before the barrier that publishes it (`settle`). Bytes: x, y, z (and the gate) read
  * once, o written once; nothing per chunk.
  *
- * Decay: within a chunk only as exp2 of differences of cumulated logarithms, all <= 0. With c the inclusive sums of the chunk,
- * row i reads S times e^c_i, row j enters S times e^(c_last - c_j), P_ij carries e^(c_i - c_j); in reverse the two factors change places.
+ * In reverse chunks are taken from the last one on, and a chunk's tokens lie in its tiles upside down: row r holds token 63 - r, so that
+ * either way rows follow each other in the scan's order.
+ *
+ * Decay: within a chunk only as exp2 of differences of cumulated logarithms, all <= 0. With c the sums of the chunk over rows, row i
+ * included, row i reads S times e^c_i, row j enters S times e^(c_all - c_j), P_ij carries e^(c_i - c_j); in reverse a row's own decay
+ * comes after it, and c leaves it out.
  *
  * Where heads are too few to fill the device a sequence is cut into segments: first every segment's own S is summed up, then a small
  * kernel chains them to the states that segments begin with, then all segments run at once. */
@@ -60,7 +64,7 @@ struct scan {
 /* Where the pieces of shared memory lie. */
 template <int Inner, int Outer, bool Decode> struct room {
     static constexpr int x = CHUNK * Inner * 2, z = CHUNK * Outer * 2;
-    static constexpr int p = CHUNK * CHUNK * 2, decay = 6 * CHUNK * 4, rates = 128 * 8, parts = (2 * (Outer / 16) + 1) * CHUNK * 4;
+    static constexpr int p = CHUNK * CHUNK * 2, decay = (6 * CHUNK + 4) * 4, rates = 128 * 8, parts = (2 * (Outer / 16) + 1) * CHUNK * 4;
     static constexpr int staged = Decode ? CHUNK * (Outer + 4) * 4 : 0;
     static constexpr int fixed = p + decay + rates + parts + staged + 1024;
     static constexpr int stage(bool with_factor, int factor_of) {
@@ -89,17 +93,17 @@ __device__ __forceinline__ halves halves_of(int tile, int columns, bool rotates)
     return { min(columns, tile / 2), columns - tile / 2, tile / 2 };
 }
 
-/* first_half_only: before encoding by cosine and sine. */
+/* tokens: how many the chunk has; row r is for token r ^ flip of it. first_half_only: before encoding by cosine and sine. */
 template <int Width, int Threads>
-__device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int rows, halves columns,
+__device__ __forceinline__ void fetch(uint32_t tile, const operand &x, const __nv_bfloat16 *from, int tokens, int flip, halves columns,
                                       bool first_half_only) {
     constexpr int per_row = items<Width, Threads>::per_row;
     const int c = threadIdx.x % per_row;
 #pragma unroll
     for (int i = 0; i < items<Width, Threads>::n; i++) {
-        int row = (i * Threads + threadIdx.x) / per_row;
-        bool there = row < rows;
-        const __nv_bfloat16 *at = from + (there ? row : 0) * x.token;
+        int row = (i * Threads + threadIdx.x) / per_row, token = row ^ flip;
+        bool there = token < tokens;
+        const __nv_bfloat16 *at = from + (there ? token : 0) * x.token;
         bool first = there && c * 8 < columns.first;
         tn_tile_fetch(tile + tn_tile_chunk(CHUNK, row, c), first ? at + c * 8 : from, first);
         if (first_half_only) continue;
@@ -128,11 +132,7 @@ template <int Lanes> __device__ __forceinline__ float max_of_lanes(float x) {
     return x;
 }
 
-/* Activations that are not worth their place in the loop. */
-__device__ __noinline__ float act_by_call(int act, float x) {
-    TN_WITH_ACT(act, Act, return tn_act_value<Act>(x));
-    return x;
-}
+/* As tn_act_by_call. */
 __device__ __noinline__ float slope_by_call(int act, float x) {
     TN_WITH_ACT(act, Act, return tn_act_slope<Act>(x));
     return 1.0f;
@@ -160,7 +160,7 @@ template <int PerRow> __device__ __forceinline__ void activate(float (&x)[16], i
         return;
     }
 #pragma unroll
-    for (int j = 0; j < 16; j++) x[j] = act_by_call(act, x[j]);
+    for (int j = 0; j < 16; j++) x[j] = tn_act_by_call(act, x[j]);
 }
 
 /* A token's coordinate on a grid of several axes. */
@@ -168,22 +168,24 @@ __device__ __noinline__ float place_on_grid(const tn_lrpe_grid *grid, int64_t at
     int axis = tn_lrpe_axis(grid, feature);
     return axis < 0 ? 0.0f : (float)tn_lrpe_coordinate(grid, at, axis);
 }
-__device__ __forceinline__ float place_of(const tn_lrpe_grid *grid, int64_t at, int64_t offset, int feature) {
-    if (at < grid->leading) return 0.0f;
-    return grid->axes == 1 ? (float)(at - grid->leading + offset) : place_on_grid(grid, at, feature);
+/* What the eight features from `feature` on turn by at token `at` (from the sequence's begin): their coordinates. */
+__device__ __forceinline__ void places_of(float (&place)[8], const tn_lrpe_grid *grid, int64_t at, int64_t offset, int feature) {
+    const float line = at < grid->leading ? 0.0f : (float)(at - grid->leading + offset);
+#pragma unroll
+    for (int j = 0; j < 8; j++) place[j] = line;
+    if (grid->axes == 1 || at < grid->leading) return;
+#pragma unroll
+    for (int j = 0; j < 8; j++) place[j] = place_on_grid(grid, at, feature + j);
 }
-
-/* cos and sin of the angle of feature `feature` at token `at` (from the sequence's begin). */
-__device__ __forceinline__ void turn(const scan &a, const float2 *rates, int64_t at, int64_t offset, int feature, float &c, float &s) {
-    float2 rate = rates[feature];
-    tn_turn_of(place_of(&a.grid, at, offset, feature), tn_tile_rate{ rate.x, rate.y }, c, s);
+__device__ __forceinline__ void turn(float place, float2 rate, float &c, float &s) {
+    tn_turn_of(place, tn_tile_rate{ rate.x, rate.y }, c, s);
 }
 
 /* Brings what this thread fetched to the form the products want, in place. With a factor: x * act(factor), x itself bare. feature0: of the
  * tile's first column. */
 template <int Width, int Threads>
 __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t tile, bool with_factor, uint32_t factor_tile,
-                                       const float2 *rates, int64_t at, int rows, halves columns, int feature0) {
+                                       const float2 *rates, int64_t at, int tokens, int flip, halves columns, int feature0) {
     const int act = with_factor ? a.factor.act : x.act;
     if (act == TN_NONE && !x.encoded && !with_factor) return;
     constexpr int per_row = items<Width, Threads>::per_row;
@@ -192,17 +194,19 @@ __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t
     const bool cosine = x.encoded && a.cosine, first_there = c * 8 < columns.first, second_there = !cosine && c * 8 < columns.second;
 #pragma unroll 1
     for (int i = 0; i < items<Width, Threads>::n; i++) {
-        int row = (i * Threads + threadIdx.x) / per_row;
+        int row = (i * Threads + threadIdx.x) / per_row, token = row ^ flip;
         uint32_t first = tile + tn_tile_chunk(CHUNK, row, c), second = tile + tn_tile_chunk(CHUNK, row, c + per_row);
         float v[16];
         unpack(v, tn_tile_read(first + from));
         unpack(v + 8, cosine ? make_uint4(0, 0, 0, 0) : tn_tile_read(second + from));
         activate<per_row>(v, act, first_there, second_there);
         if (x.encoded) {
+            float place[8];
+            places_of(place, &a.grid, at + token, x.offset, feature0 + c * 8);
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 float cos, sin;
-                turn(a, rates, at + row, x.offset, feature0 + c * 8 + j, cos, sin);
+                turn(place[j], rates[feature0 + c * 8 + j], cos, sin);
                 float one = v[j], two = v[8 + j];
                 v[j] = cosine ? one * cos : one * cos - two * sin;
                 v[8 + j] = cosine ? one * sin : one * sin + two * cos;
@@ -215,7 +219,7 @@ __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t
 #pragma unroll
             for (int j = 0; j < 16; j++) v[j] *= bare[j];
         }
-        if (row >= rows) continue;
+        if (token >= tokens) continue;
         if (first_there) tn_tile_write(first, pack(v));
         if (second_there || cosine) tn_tile_write(second, pack(v + 8));
     }
@@ -259,9 +263,11 @@ __device__ __forceinline__ uint32_t spot(uint32_t tile_and_lane, int row, int ch
 __device__ __forceinline__ int64_t token_within(int64_t at, int64_t tokens) { return at < 0 ? 0 : at < tokens ? at : tokens; }
 
 /* Sum: only a segment's own S is wanted. */
-template <int Inner, int Outer, bool Reverse, bool Decode, bool Sum>
+template <int Inner, int Outer, bool Decode, bool Sum>
 __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ scan a, int stages, int stage_bytes) {
     constexpr int Threads = Outer * 2, Warps = Outer / 16;
+    const bool reverse = a.reverse;
+    const int flip = reverse ? CHUNK - 1 : 0;
     using R = room<Inner, Outer, Decode>;
     extern __shared__ unsigned char raw_shared[];
     const uint32_t begin_of_shared = tn_tile_address(raw_shared), base = (begin_of_shared + 1023) & ~1023u;
@@ -274,6 +280,8 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
     float *diagonal = dot_parts + 2 * Warps * CHUNK, *staged = diagonal + CHUNK;
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane / 4, pair = 2 * (lane % 4);
+    /* Row quad + 8 r of a chunk holds token first_of_quad + r * eight. */
+    const int first_of_quad = quad ^ flip, eight = reverse ? -8 : 8;
     const uint32_t along = lane_along(lane), across = lane_across(lane);
     const int64_t slice = blockIdx.x, sequence = slice / a.heads, head = slice % a.heads;
     const int segment = blockIdx.z;
@@ -295,9 +303,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
     const int64_t all_chunks = (length + CHUNK - 1) / CHUNK, per_segment = (all_chunks + a.segments - 1) / a.segments;
     /* Segments are counted in the scan's order, chunks always from the sequence's begin. */
     const int64_t chunk0 = min(all_chunks, segment * per_segment), chunks = min(all_chunks, chunk0 + per_segment) - chunk0;
-    /* Row of the m-th run of 16 tokens: in reverse the runs are taken from the end, so that either way only runs before m meet it. */
-    auto run_at = [&](int m) { return Reverse ? CHUNK - 16 - m * 16 : m * 16; };
-    auto chunk_at = [&](int64_t i) { return Reverse ? all_chunks - 1 - (chunk0 + i) : chunk0 + i; };
+    auto chunk_at = [&](int64_t i) { return reverse ? all_chunks - 1 - (chunk0 + i) : chunk0 + i; };
 
     const int64_t x_base = batch * a.xyz[0].batch + first_token * a.xyz[0].token + head * a.xyz[0].head;
     const int64_t y_base = batch * a.xyz[1].batch + first_token * a.xyz[1].token + head * a.xyz[1].head;
@@ -337,33 +343,34 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
     auto issue = [&](int64_t i) {
         if (i < chunks) {
             int64_t t0 = chunk_at(i) * CHUNK;
-            int rows = (int)min((int64_t)CHUNK, length - t0);
+            int tokens = (int)min((int64_t)CHUNK, length - t0);
             uint32_t at = base + stage_in * stage_bytes;
             stage_in = stage_in + 1 == stages ? 0 : stage_in + 1;
             if (!Sum)
-                fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, rows, xy_halves,
+                fetch<Inner, Threads>(at, a.xyz[0], a.xyz[0].x + x_base + t0 * a.xyz[0].token, tokens, flip, xy_halves,
                                       a.xyz[0].encoded && a.cosine);
-            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, rows, xy_halves,
+            fetch<Inner, Threads>(at + R::x, a.xyz[1], a.xyz[1].x + y_base + t0 * a.xyz[1].token, tokens, flip, xy_halves,
                                   a.xyz[1].encoded && a.cosine);
-            fetch<Outer, Threads>(at + 2 * R::x, a.xyz[2], a.xyz[2].x + z_base + t0 * a.xyz[2].token, rows, z_halves, z_cosine);
+            fetch<Outer, Threads>(at + 2 * R::x, a.xyz[2], a.xyz[2].x + z_base + t0 * a.xyz[2].token, tokens, flip, z_halves, z_cosine);
             const __nv_bfloat16 *factor = a.factor.x + factor_base + t0 * a.factor.token;
-            if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, z_halves, false);
+            if (a.factor_of == TN_LA_FACTOR_Z) fetch<Outer, Threads>(at + 2 * R::x + R::z, a.factor, factor, tokens, flip, z_halves, false);
             else if (a.factor_of != TN_LA_FACTOR_NONE && !(Sum && a.factor_of == TN_LA_FACTOR_X))
-                fetch<Inner, Threads>(at + 2 * R::x + R::z, a.factor, factor, rows, xy_halves, false);
+                fetch<Inner, Threads>(at + 2 * R::x + R::z, a.factor, factor, tokens, flip, xy_halves, false);
         }
         tn_tile_fetched();
     };
 
-    /* Warp 0 cumulates the logarithms of the decay one chunk ahead, two tokens a lane, and leaves the sums, then what a row that reads S
-     * is multiplied by, then what a row that enters S is. */
+    /* Warp 0 cumulates the logarithms of the decay one chunk ahead, two rows a lane, and leaves the sums, then what a row that reads S
+     * is multiplied by, then what a row that enters S is; and the sum of all. */
     float log0 = 0, log1 = 0;
     auto fetch_decay = [&](int64_t i) {
         log0 = log1 = 0;
         if (i >= chunks) return;
         int64_t t0 = chunk_at(i) * CHUNK, step = a.per_token ? a.heads : 0;
         const float *from = log_decay + t0 * step;
-        if (t0 + 2 * lane < length) log0 = from[2 * lane * step];
-        if (t0 + 2 * lane + 1 < length) log1 = from[(2 * lane + 1) * step];
+        const int first = 2 * lane ^ flip, second = (2 * lane + 1) ^ flip;
+        if (t0 + first < length) log0 = from[first * step];
+        if (t0 + second < length) log1 = from[second * step];
     };
     auto cumulate_decay = [&](int64_t i) {
         const float log2e = 1.4426950408889634f;
@@ -376,11 +383,16 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
             float below = __shfl_up_sync(0xffffffffu, sum, step);
             if (lane >= step) sum += below;
         }
-        float all = __shfl_sync(0xffffffffu, sum, 31), first = sum - log1;
-        float2 since = make_float2(exp2_of(first), exp2_of(sum)), until = make_float2(exp2_of(all - first), exp2_of(all - sum));
-        *reinterpret_cast<float2 *>(to + 2 * lane) = make_float2(first, sum);
-        *reinterpret_cast<float2 *>(to + CHUNK + 2 * lane) = Reverse ? until : since;
-        *reinterpret_cast<float2 *>(to + 2 * CHUNK + 2 * lane) = Reverse ? since : until;
+        const float all = __shfl_sync(0xffffffffu, sum, 31);
+        float first = sum - log1, second = sum;
+        if (reverse) {
+            const float before = __shfl_up_sync(0xffffffffu, sum, 1);
+            second = first, first = lane > 0 ? before : 0.0f;
+        }
+        *reinterpret_cast<float2 *>(to + 2 * lane) = make_float2(first, second);
+        *reinterpret_cast<float2 *>(to + CHUNK + 2 * lane) = make_float2(exp2_of(first), exp2_of(second));
+        *reinterpret_cast<float2 *>(to + 2 * CHUNK + 2 * lane) = make_float2(exp2_of(all - first), exp2_of(all - second));
+        if (lane == 0) cumulated[6 * CHUNK + (int)(i & 1)] = all;
     };
 
     for (int i = 0; i < stages - 1; i++) issue(i);
@@ -395,7 +407,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
     auto add_dots = [&](int64_t i) {
         const int64_t token = chunk_at(i) * CHUNK + threadIdx.x;
         if (threadIdx.x >= CHUNK || token >= length) return;
-        const float *part = dot_parts + (int)(i & 1) * Warps * CHUNK + threadIdx.x;
+        const float *part = dot_parts + (int)(i & 1) * Warps * CHUNK + (threadIdx.x ^ flip);
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < Warps; w++) sum += part[w * CHUNK];
@@ -405,7 +417,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
     int stage = 0;
     for (int64_t i = 0; i < chunks; i++) {
         const int64_t t0 = chunk_at(i) * CHUNK;
-        const int rows = (int)min((int64_t)CHUNK, length - t0);
+        const int tokens = (int)min((int64_t)CHUNK, length - t0);
         const uint32_t x_tile = base + stage * stage_bytes, y_tile = x_tile + R::x, z_tile = y_tile + R::x, factor_tile = z_tile + R::z;
         stage = stage + 1 == stages ? 0 : stage + 1;
         if (stages == 3) tn_tile_await<1>();
@@ -415,16 +427,17 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
 #pragma unroll 1
             for (int which = Sum ? 1 : 0; which < (Inner == Outer ? 3 : 2); which++) {
                 const operand &x = a.xyz[which];
-                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, rows,
+                settle<Inner, Threads>(a, x, x_tile + which * R::x, a.factor_of == which + 1, factor_tile, rates, t0, tokens, flip,
                                        which == 2 ? z_halves : xy_halves, which == 2 ? z0 : 0);
             }
             if (Inner != Outer)
-                settle<Outer, Threads>(a, a.xyz[2], z_tile, a.factor_of == TN_LA_FACTOR_Z, factor_tile, rates, t0, rows, z_halves, z0);
+                settle<Outer, Threads>(a, a.xyz[2], z_tile, a.factor_of == TN_LA_FACTOR_Z, factor_tile, rates, t0, tokens, flip, z_halves,
+                                       z0);
         }
         __syncthreads();
         issue(i + stages - 1);
         const float *logs = cumulated + (int)(i & 1) * 3 * CHUNK, *reads = logs + CHUNK, *enters = reads + CHUNK;
-        const float total = log_decay ? logs[CHUNK - 1] : 0.0f;
+        const float total = log_decay ? cumulated[6 * CHUNK + (int)(i & 1)] : 0.0f;
         if (dots_of_warps && i > 0) add_dots(i - 1);
         /* A constant decay's sums are the same for all whole chunks. */
         const bool renews = log_decay && (a.per_token || i < 2 || (i + 1 < chunks && length - chunk_at(i + 1) * CHUNK < CHUNK));
@@ -438,7 +451,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
             float p[Columns / 8][4];
 #pragma unroll
             for (int j = 0; j < Columns / 8; j++) p[j][0] = p[j][1] = p[j][2] = p[j][3] = 0;
-            if (Reverse ? column0 + Columns > row0 : column0 <= row0 + 15) {
+            if (column0 <= row0 + 15) {
 #pragma unroll
                 for (int k = 0; k < Inner / 16; k++) {
                     uint32_t fa[4];
@@ -461,11 +474,11 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                     float v0 = p[j][2 * half] * scale, v1 = p[j][2 * half + 1] * scale;
                     if (log_decay) {
                         float here = logs[row], d0 = here - logs[column], d1 = here - logs[column + 1];
-                        v0 *= exp2_of(fminf(Reverse ? -d0 : d0, 0.0f));
-                        v1 *= exp2_of(fminf(Reverse ? -d1 : d1, 0.0f));
+                        v0 *= exp2_of(fminf(d0, 0.0f));
+                        v1 *= exp2_of(fminf(d1, 0.0f));
                     }
-                    if (Reverse ? column < row : column > row) v0 = 0;
-                    if (Reverse ? column + 1 < row : column + 1 > row) v1 = 0;
+                    if (column > row) v0 = 0;
+                    if (column + 1 > row) v1 = 0;
                     tn_tile_write_word(p_tile + tn_tile_pair(CHUNK, row, column), tn_pair_of(v0, v1));
                 }
 
@@ -494,7 +507,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
                     uint32_t fa[4];
-                    tn_tile_blocks(fa, spot(x_tile + along, run_at(m), 2 * k));
+                    tn_tile_blocks(fa, spot(x_tile + along, m * 16, 2 * k));
                     tn_mma(o[m][0], fa, b00, b01);
                     tn_mma(o[m][1], fa, b10, b11);
                 }
@@ -512,7 +525,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
 #pragma unroll
                     for (int m = 0; m < 4; m++) {
                         uint32_t fa[4];
-                        tn_tile_blocks(fa, spot(x_tile + along, run_at(m), 2 * k));
+                        tn_tile_blocks(fa, spot(x_tile + along, m * 16, 2 * k));
                         tn_mma(o[m][0], fa, b[0], b[1]);
                         tn_mma(o[m][1], fa, b[2], b[3]);
                     }
@@ -522,8 +535,8 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
             for (int m = 0; m < 4; m++) {
                 float f0 = a.read_scale, f1 = a.read_scale;
                 if (log_decay) {
-                    f0 *= reads[run_at(m) + quad];
-                    f1 *= reads[run_at(m) + quad + 8];
+                    f0 *= reads[m * 16 + quad];
+                    f1 *= reads[m * 16 + quad + 8];
                 }
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
@@ -539,11 +552,11 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 uint32_t fb[4];
-                tn_tile_blocks_transposed(fb, spot(z_tile + along, run_at(k), warp * 2));
+                tn_tile_blocks_transposed(fb, spot(z_tile + along, k * 16, warp * 2));
 #pragma unroll
                 for (int m = k; m < 4; m++) {
                     uint32_t fa[4];
-                    tn_tile_blocks(fa, spot(p_tile + along, run_at(m), run_at(k) / 8));
+                    tn_tile_blocks(fa, spot(p_tile + along, m * 16, 2 * k));
                     tn_mma(o[m][0], fa, fb[0], fb[1]);
                     tn_mma(o[m][1], fa, fb[2], fb[3]);
                 }
@@ -558,16 +571,17 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
         uint4 raw_words[Items][2];
         if (!Decode && !Sum && (a.gate.x || dots_of_warps)) {
             const operand &with = a.gate.x ? a.gate : a.raw;
-            const __nv_bfloat16 *from = with.x + batch * with.batch + (first_token + t0) * with.token + head * with.head;
+            const __nv_bfloat16 *from = with.x + batch * with.batch + (first_token + t0 + first_of_quad) * with.token + head * with.head;
+            const int64_t apart = eight * with.token;
 #pragma unroll
             for (int m = 0; m < 4; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
 #pragma unroll
                     for (int j = 0; j < 2; j++) {
-                        int row = run_at(m) + quad + 8 * half, column = warp * 16 + j * 8 + pair;
-                        bool there = row < rows && column_there(column);
-                        beside[m][half][j] = there ? early_word(from + row * with.token + column_of(column)) : 0;
+                        const int r = 2 * m + half, column = warp * 16 + j * 8 + pair;
+                        bool there = first_of_quad + r * eight < tokens && column_there(column);
+                        beside[m][half][j] = there ? early_word(from + r * apart + column_of(column)) : 0;
                     }
         }
         if (Decode) {
@@ -576,11 +590,11 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
             const __nv_bfloat16 *raw = a.raw.x + batch * a.raw.batch + (first_token + t0) * a.raw.token + head * a.raw.head + z0;
 #pragma unroll
             for (int item = 0; item < Items; item++) {
-                int row = (item * Threads + threadIdx.x) / PerRow;
+                const int token = (item * Threads + threadIdx.x) / PerRow ^ flip;
                 const uint4 zero = make_uint4(0, 0, 0, 0);
-                raw_words[item][0] = row < rows && c * 8 < z_halves.first ? early_words(raw + row * a.raw.token + c * 8) : zero;
-                raw_words[item][1] =
-                    row < rows && !cosine && c * 8 < z_halves.second ? early_words(raw + row * a.raw.token + z_halves.at + c * 8) : zero;
+                const bool first = token < tokens && c * 8 < z_halves.first, second = token < tokens && !cosine && c * 8 < z_halves.second;
+                raw_words[item][0] = first ? early_words(raw + token * a.raw.token + c * 8) : zero;
+                raw_words[item][1] = second ? early_words(raw + token * a.raw.token + z_halves.at + c * 8) : zero;
             }
         }
 
@@ -630,7 +644,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
         if (Sum) continue;
 
         if (a.anchors) {
-            const int64_t chunk = chunk_at(i), after = Reverse ? chunk : chunk + 1;
+            const int64_t chunk = chunk_at(i), after = reverse ? chunk : chunk + 1;
             if (after % a.anchor_every == 0 && after > 0 && after < all_chunks) {
                 const int64_t slot = first_token / ((int64_t)a.anchor_every * CHUNK) + after / a.anchor_every;
                 float *to = a.anchors + (own_rows * a.anchor_slots + slot) * (int64_t)a.inner * a.outer;
@@ -664,7 +678,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                         for (int r = 0; r < 8; r++) g[r] = tn_silu_quick(g[r]);
                     } else if (a.gate.act != TN_NONE) {
 #pragma unroll
-                        for (int r = 0; r < 8; r++) g[r] = act_by_call(a.gate.act, g[r]);
+                        for (int r = 0; r < 8; r++) g[r] = tn_act_by_call(a.gate.act, g[r]);
                     }
 #pragma unroll
                     for (int r = 0; r < 8; r++) o[m][r / 2 % 2][r / 4 * 2 + r % 2] *= g[r];
@@ -681,7 +695,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                             dot = fmaf(o[m][j][2 * half], tn_pair_low(beside[m][half][j]),
                                        fmaf(o[m][j][2 * half + 1], tn_pair_high(beside[m][half][j]), dot));
                         dot = sum_of_lanes<4>(dot);
-                        const int row = run_at(m) + quad + 8 * half;
+                        const int row = m * 16 + quad + 8 * half;
                         if (pair == 0) dot_parts[((int)(i & 1) * Warps + warp) * CHUNK + row] = dot;
 #pragma unroll
                         for (int j = 0; j < 2; j++) {
@@ -693,6 +707,8 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
             }
             /* Neighbours swap halves, so that a lane holds four adjacent columns and four lanes a whole sector. */
             const bool odd = lane & 1;
+            __nv_bfloat16 *to = a.o + o_base + first_of_quad * a.o_token;
+            const int64_t apart = eight * a.o_token;
 #pragma unroll
             for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -700,10 +716,9 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                     uint32_t low = tn_pair_of(o[m][0][2 * half], o[m][0][2 * half + 1]),
                              high = tn_pair_of(o[m][1][2 * half], o[m][1][2 * half + 1]);
                     uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
-                    int row = run_at(m) + quad + 8 * half, column = warp * 16 + (odd ? 8 : 0) + lane % 4 / 2 * 4;
-                    if (a.o && row < rows && column_there(column))
-                        *reinterpret_cast<uint2 *>(a.o + o_base + row * a.o_token + column_of(column)) =
-                            odd ? make_uint2(got, high) : make_uint2(low, got);
+                    const int r = 2 * m + half, column = warp * 16 + (odd ? 8 : 0) + lane % 4 / 2 * 4;
+                    if (a.o && first_of_quad + r * eight < tokens && column_there(column))
+                        *reinterpret_cast<uint2 *>(to + r * apart + column_of(column)) = odd ? make_uint2(got, high) : make_uint2(low, got);
                 }
             continue;
         }
@@ -716,7 +731,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
             for (int half = 0; half < 2; half++)
 #pragma unroll
                 for (int j = 0; j < 2; j++)
-                    *reinterpret_cast<float2 *>(staged + (run_at(m) + quad + 8 * half) * pitch + warp * 16 + j * 8 + pair) =
+                    *reinterpret_cast<float2 *>(staged + (m * 16 + quad + 8 * half) * pitch + warp * 16 + j * 8 + pair) =
                         make_float2(o[m][j][2 * half], o[m][j][2 * half + 1]);
         __syncthreads();
         const bool cosine = a.raw.encoded && a.cosine;
@@ -724,8 +739,8 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
         const bool first_there = c * 8 < z_halves.first, second_there = !cosine && c * 8 < z_halves.second;
 #pragma unroll 1
         for (int item = 0; item < Items; item++) {
-            int row = (item * Threads + threadIdx.x) / per_row;
-            bool there = row < rows;
+            int row = (item * Threads + threadIdx.x) / per_row, token = row ^ flip;
+            bool there = token < tokens;
             float x[16], d[16];
             const uint4 zero = make_uint4(0, 0, 0, 0);
             /* No index that is not constant: the words are in registers. */
@@ -757,11 +772,12 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                 for (int j = 0; j < 16; j++) own[j] = 0;
             }
             if (a.raw.encoded) {
+                float place[8];
+                places_of(place, &a.grid, t0 + token, a.raw.offset, z0 + c * 8);
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
                     float cos, sin;
-                    int feature = z0 + c * 8 + j;
-                    turn(a, rates, t0 + row, a.raw.offset, feature, cos, sin);
+                    turn(place[j], rates[z0 + c * 8 + j], cos, sin);
                     float one = d[j], two = d[8 + j], own_one = own[j], own_two = own[8 + j], turned;
                     if (wants_dots) {
                         /* With what the other scan has of this token, which is rounded: then pairs of tokens cancel. */
@@ -779,14 +795,12 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                         own[8 + j] = own_two * cos - own_one * sin;
                         turned = act[j] * (d[8 + j] + own[8 + j]) - act[8 + j] * (d[j] + own[j]);
                     }
-                    if (a.theta_parts && there) {
-                        theta_sum[j] += place_of(&a.grid, t0 + row, a.raw.offset, feature) * turned;
-                    }
+                    if (a.theta_parts && there) theta_sum[j] += place[j] * turned;
                 }
             }
             if (a.times.x) {
-                const __nv_bfloat16 *times =
-                    a.times.x + batch * a.times.batch + (first_token + t0) * a.times.token + head * a.times.head + z0 + row * a.times.token;
+                const __nv_bfloat16 *times = a.times.x + batch * a.times.batch + (first_token + t0) * a.times.token + head * a.times.head +
+                                             z0 + token * a.times.token;
                 float f[16];
                 unpack(f, there && first_there ? *reinterpret_cast<const uint4 *>(times + c * 8) : zero);
                 unpack(f + 8, there && second_there ? *reinterpret_cast<const uint4 *>(times + z_halves.at + c * 8) : zero);
@@ -809,7 +823,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                 float sum = sum_of_lanes<per_row>(encoded_dot);
                 add_to_dot(d);
                 if (there && c == 0)
-                    a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + row] = sum;
+                    a.dots[(blockIdx.y * (a.cu_seqlens ? a.heads : a.slices) + own_rows) * a.tokens + first_token + t0 + token] = sum;
                 add_to_dot(own);
 #pragma unroll
                 for (int j = 0; j < 16; j++) d[j] += own[j];
@@ -830,7 +844,7 @@ __global__ void __launch_bounds__(Outer * 2, 1) walk(const __grid_constant__ sca
                 }
             }
             if (!there || !a.o) continue;
-            __nv_bfloat16 *to = a.o + o_base + row * a.o_token + z0;
+            __nv_bfloat16 *to = a.o + o_base + token * a.o_token + z0;
             if (first_there) *reinterpret_cast<uint4 *>(to + c * 8) = pack(d);
             if (second_there) *reinterpret_cast<uint4 *>(to + z_halves.at + c * 8) = pack(d + 8);
         }
@@ -900,33 +914,27 @@ bool fits_packs(const tn_la_scan_operand &x) {
     return !x.x || (tn_aligned16(x.x) && x.width % 8 == 0 && x.stride.token % 8 == 0 && x.stride.head % 8 == 0 && x.stride.batch % 8 == 0);
 }
 
-template <int Inner, int Outer, bool Reverse, bool Decode>
-cudaError_t launch_way(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
+template <int Inner, int Outer, bool Decode> cudaError_t launch(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
     using R = room<Inner, Outer, Decode>;
     const int stage = R::stage(a.factor_of != TN_LA_FACTOR_NONE, a.factor_of), stages = R::stages(stage, shared_bytes),
               bytes = R::fixed + stages * stage;
-    cudaFuncSetAttribute(walk<Inner, Outer, Reverse, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaFuncSetAttribute(walk<Inner, Outer, Decode, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (a.segments > 1) {
         using S = room<Inner, Outer, false>;
         const int sum_bytes = S::fixed + stages * stage;
         scan own = a;
         own.state = NULL;
-        cudaFuncSetAttribute(walk<Inner, Outer, Reverse, false, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, sum_bytes);
-        walk<Inner, Outer, Reverse, false, true><<<dim3(grid.x, grid.y, grid.z - 1), Outer * 2, sum_bytes, stream>>>(own, stages, stage);
+        cudaFuncSetAttribute(walk<Inner, Outer, false, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, sum_bytes);
+        walk<Inner, Outer, false, true><<<dim3(grid.x, grid.y, grid.z - 1), Outer * 2, sum_bytes, stream>>>(own, stages, stage);
         chain<<<dim3((unsigned)((a.inner * a.outer + 255) / 256), grid.x), 256, 0, stream>>>(
             a.slices, a.segments, a.inner, a.outer, a.state, a.state_row, a.state_column, a.sums, a.totals);
         scan rest = a;
         rest.state = a.sums;
-        walk<Inner, Outer, Reverse, Decode, false><<<grid, Outer * 2, bytes, stream>>>(rest, stages, stage);
+        walk<Inner, Outer, Decode, false><<<grid, Outer * 2, bytes, stream>>>(rest, stages, stage);
     } else {
-        walk<Inner, Outer, Reverse, Decode, false><<<grid, Outer * 2, bytes, stream>>>(a, stages, stage);
+        walk<Inner, Outer, Decode, false><<<grid, Outer * 2, bytes, stream>>>(a, stages, stage);
     }
     return cudaGetLastError();
-}
-
-template <int Inner, int Outer, bool Decode> cudaError_t launch(const scan &a, dim3 grid, int shared_bytes, cudaStream_t stream) {
-    return a.reverse ? launch_way<Inner, Outer, true, Decode>(a, grid, shared_bytes, stream)
-                     : launch_way<Inner, Outer, false, Decode>(a, grid, shared_bytes, stream);
 }
 
 struct shape_of_launch {

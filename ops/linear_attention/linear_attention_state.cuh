@@ -35,9 +35,10 @@ template <int Kind, bool Fine> struct turns {
     /* slot: of the warp. */
     static __device__ __forceinline__ slots look_up(const tn_la_forward &f, int head, int slot) {
         slots found = {};
-        if (!tn_la_turns(Kind)) return found;
+        if constexpr (tn_la_turns(Kind)) {
 #pragma unroll
-        for (int i = 0; i < n; i++) found.at[i] = tn_la_slot_of(f, f.k_grid, head % f.h, slot + (threadIdx.x >> 2 & 7) + 8 * i);
+            for (int i = 0; i < n; i++) found.at[i] = tn_la_slot_of(f, f.k_grid, head % f.h, slot + (threadIdx.x >> 2 & 7) + 8 * i);
+        }
         return found;
     }
     __device__ __forceinline__ void begin(const slots &found) {

@@ -241,14 +241,22 @@ TN_TILE_DEVICE float tn_exp_quick(float x) {
     return y;
 }
 
+/* Activations that are not worth their place in a loop, in full precision. */
+template <typename W> static __device__ __noinline__ W tn_act_by_call(int act, W x) {
+    TN_WITH_ACT(act, Act, return tn_act_value<Act>(x));
+    return x;
+}
+
 /* act(x) of N values, none to tanh; the branch is the same for the whole grid. Quick: bf16's precision is enough. */
 template <bool Quick, int N> TN_TILE_DEVICE void tn_activate(float (&x)[N], int act) {
 #define TN_EACH(value) _Pragma("unroll") for (int i = 0; i < N; i++) x[i] = value
+    if (act == TN_NONE) return;
     if (act == TN_SILU) TN_EACH(Quick ? tn_silu_quick(x[i]) : tn_act_value<TN_SILU>(x[i]));
     else if (act == TN_RELU) TN_EACH(tn_act_value<TN_RELU>(x[i]));
-    else if (act == TN_SIGMOID) TN_EACH(Quick ? fmaf(0.5f, tn_tanh_quick(0.5f * x[i]), 0.5f) : tn_act_value<TN_SIGMOID>(x[i]));
+    else if (!Quick) TN_EACH(tn_act_by_call(act, x[i]));
+    else if (act == TN_SIGMOID) TN_EACH(fmaf(0.5f, tn_tanh_quick(0.5f * x[i]), 0.5f));
     else if (act == TN_GELU) TN_EACH(tn_act_value<TN_GELU>(x[i]));
-    else if (act == TN_TANH) TN_EACH(Quick ? tn_tanh_quick(x[i]) : tn_act_value<TN_TANH>(x[i]));
+    else if (act == TN_TANH) TN_EACH(tn_tanh_quick(x[i]));
 #undef TN_EACH
 }
 
@@ -437,32 +445,37 @@ template <typename T, int Rows, int Width, int Threads, int Swizzle = 0> struct 
             return;
         }
         const int row = thread / per_row, chunk = thread % per_row;
-        bool inside = chunk * 8 < columns, over_sequence = act == TN_SOFTMAX && operand.over_sequence;
+        const bool inside = chunk * 8 < columns;
+        if (act == TN_SOFTMAX && !operand.over_sequence) {
+#pragma unroll 1
+            for (int first = 0; first < n; first += together) {
+                float x[together][8];
+#pragma unroll
+                for (int i = 0; i < together; i++) read(x[i], tile, first + i, thread);
+                softmax(x, inside);
+#pragma unroll
+                for (int i = 0; i < together; i++)
+                    if (inside && row + (first + i) * row_step < rows) write(x[i], tile, first + i, thread);
+            }
+            return;
+        }
         float most[8], scale[8];
-        if (over_sequence) {
+        if (act == TN_SOFTMAX) {
             int64_t at = head * operand.width + column + (inside ? chunk * 8 : 0);
 #pragma unroll
             for (int j = 0; j < 8; j++) most[j] = operand.maximum[at + j], scale[j] = 1.0f / operand.sum[at + j];
         }
 #pragma unroll 1
-        for (int first = 0; first < n; first += together) {
-            float x[together][8];
+        for (int i = 0; i < n; i++) {
+            float x[8];
+            read(x, tile, i, thread);
+            if (act == TN_SOFTMAX) {
 #pragma unroll
-            for (int i = 0; i < together; i++) read(x[i], tile, first + i, thread);
-            if (over_sequence) {
-#pragma unroll
-                for (int i = 0; i < together; i++)
-#pragma unroll
-                    for (int j = 0; j < 8; j++) x[i][j] = exp_of(x[i][j] - most[j]) * scale[j];
-            } else if (act == TN_SOFTMAX) {
-                softmax(x, inside);
+                for (int j = 0; j < 8; j++) x[j] = exp_of(x[j] - most[j]) * scale[j];
             } else {
-#pragma unroll
-                for (int i = 0; i < together; i++) tn_activate<!wide>(x[i], act);
+                tn_activate<!wide>(x, act);
             }
-#pragma unroll
-            for (int i = 0; i < together; i++)
-                if (inside && row + (first + i) * row_step < rows) write(x[i], tile, first + i, thread);
+            if (inside && row + i * row_step < rows) write(x, tile, i, thread);
         }
     }
 };
