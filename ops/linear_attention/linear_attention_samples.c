@@ -256,6 +256,8 @@ const tn_sample tn_linear_attention_samples[] = {
       ATTRS(CAUSAL ", \"layout\": \"bhnd\", \"kind\": \"rotate\", \"q_act\": \"silu\", \"k_act\": \"silu\", \"g_act\": \"silu\"") },
     { TILED("tile-causal-cosine", TOKENS_FIRST, 128, 128, 64, 32, SLOW_DECAY(2), THETA(2, 64), STATE(1, 2, 128, 32)),
       ATTRS(CAUSAL ", \"kind\": \"cosine\", \"q_act\": \"softmax\", \"k_act\": \"softmax\"") },
+    { TILED("tile-causal-cosine-rest", TOKENS_FIRST, 131, 131, 64, 32, SLOW_DECAY(2), THETA(2, 64), STATE(1, 2, 128, 32)),
+      ATTRS(CAUSAL ", \"kind\": \"cosine\", \"q_act\": \"softmax\", \"k_act\": \"silu\"") },
     { TILED("tile-causal-bare", HEADS_FIRST, 200, 200, 128, 128, [TN_LA_G] = { .present = false }, SLOW_DECAY(1, 200, 2),
             STATE(1, 2, 128, 128)),
       ATTRS(CAUSAL ", \"layout\": \"bhnd\", \"return_state\": true, \"scale\": 0.125") },

@@ -219,7 +219,10 @@ __device__ __forceinline__ void settle(const scan &a, const operand &x, uint32_t
 #pragma unroll
             for (int j = 0; j < 16; j++) v[j] *= bare[j];
         }
-        if (token >= tokens) continue;
+        if (token >= tokens) { /* zeros; of what cosine makes two halves of, fetch brought the first */
+            if (cosine) tn_tile_write(second, make_uint4(0, 0, 0, 0));
+            continue;
+        }
         if (first_there) tn_tile_write(first, pack(v));
         if (second_there || cosine) tn_tile_write(second, pack(v + 8));
     }

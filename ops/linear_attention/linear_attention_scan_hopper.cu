@@ -9,7 +9,8 @@
  *     second    o' of i, S' of i, o' out (columns 0 .. 63)              P          two
  *     third     o' of i, S' of i, o' out (columns 64 .. 127)            o          two; what it is multiplied by comes in where it goes out
  *
- * Decay as in linear_attention_scan.cu. */
+ * Decay as in linear_attention_scan.cu, but tokens stay in their order: c includes a token's own in reverse too, and there the factors of
+ * reading and entering change places. */
 #include "linear_attention_scan_hopper.cuh"
 
 namespace {

@@ -17,8 +17,9 @@
 #include "linear_attention_state.cuh"
 
 #define MAX_STAGES 4
-/* Tiles of a run of a head that is cut, at least: its part is as many bytes to write and read again as they are to read. */
-#define LEAST_RUN 4
+/* Where there are fewer heads than blocks, a block gets so many tiles at least: the part that it leaves is as many bytes to write and read
+ * again. */
+#define LEAST_TILES 4
 
 namespace {
 
@@ -121,9 +122,9 @@ template <typename T, int W, int E, int D = W> bool plan(tn_la_forward *f, const
     /* A block for each head, so that none is cut: where they fill the blocks that fit, or wait for memory alone (some multiprocessors have
      * two, some one), or where heads are so short that parts would cost more than a gap. */
     const int64_t per_head = (f->k.tokens + TN_LA_TILE_TOKENS - 1) / TN_LA_TILE_TOKENS, waves = (f->heads + resident - 1) / resident,
-                  runs = f->heads * per_head / LEAST_RUN;
+                  runs = f->heads * per_head / LEAST_TILES;
     bool filled = f->heads * 100 >= waves * resident * 90, shared_out = two_blocks && f->heads * 2 >= resident && per_head <= 64;
-    bool uncut = filled || shared_out || per_head <= LEAST_RUN;
+    bool uncut = filled || shared_out || per_head <= LEAST_TILES;
     tn_la_deal_out(&f->state_deal, f->heads, per_head, uncut ? f->heads : resident < runs ? resident : runs);
     return state_layout<T, W, E, D>::bytes(stages) <= room;
 }
